@@ -1,0 +1,181 @@
+"""Builds everything once, connects it, and owns the order of leaving.
+
+The start-up as a story: the profile folder is opened and locked, so that no second Attune
+writes there. The log begins. The database opens (mended or refused in words), then the
+stores, then the services. The window is shown at once; only then is the engine child started
+and the active model loaded, so that nothing slow stands before the first paint. At the end,
+in reverse: the turn being written is kept, the engine child and the trainer are let go
+(both also leave by themselves when this process dies, since their stdin closes), and the
+database is closed last.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PySide6.QtCore import QCoreApplication, QLockFile, QObject, QTimer
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QApplication, QMessageBox
+
+from desktop_app.errors import UserError, install_excepthook, sentence
+from desktop_app.inference.engine_client import EngineClient
+from desktop_app.inference.model_store import ModelStore
+from desktop_app.paths import Profile, open_profile, starter_model
+from desktop_app.services.chat_service import ChatService
+from desktop_app.services.feedback_service import FeedbackService
+from desktop_app.services.learning_service import LearningService
+from desktop_app.services.trainer_process import TRAINER_COMMAND, TrainerProcess
+from desktop_app.settings import Settings, load_settings, save_settings
+from desktop_app.storage.chat_store import ChatStore
+from desktop_app.storage.database import Database
+from desktop_app.storage.feedback_store import FeedbackStore
+from desktop_app.ui.language import Language
+from desktop_app.ui.main_window import MainWindow
+from desktop_app.ui.theme import Theme
+
+log = logging.getLogger(__name__)
+
+ENGINE_COMMAND = (sys.executable, "-m", "desktop_app.inference.engine_process")
+APP_ID = "org.attune.Attune"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line can choose."""
+
+    profile_dir: Path | None = None
+    model: Path | None = None
+    """Chat with this GGUF instead of the bundled one."""
+    fake_engine: bool = False
+
+
+class App(QObject):
+    """All long-lived objects of one window."""
+
+    def __init__(self, profile: Profile, options: Options) -> None:
+        super().__init__()
+        self.profile = profile
+        self.settings = load_settings(profile.settings)
+        self.database = Database(profile.database)
+        chats = ChatStore(self.database)
+        feedback_store = FeedbackStore(self.database)
+        self.models = ModelStore(profile.models, options.model or starter_model())
+
+        self.chat = ChatService(chats, self)
+        self.feedback = FeedbackService(chats, feedback_store, parent=self)
+        self.trainer = TrainerProcess(TRAINER_COMMAND, self)
+        self.learning = LearningService(
+            profile.runs,
+            self.models,
+            feedback_store,
+            self.chat,
+            self.feedback,
+            self.trainer,
+            self,
+        )
+        command = [*ENGINE_COMMAND, *(["--fake"] if options.fake_engine else [])]
+        self.engine = EngineClient(command, self.chat.receive, profile.logs / "engine.log")
+
+        self.theme = Theme(self)
+        self.language = Language(self)
+        self._apply_settings(self.settings)
+        self.window = MainWindow(
+            self.chat,
+            self.feedback,
+            self.learning,
+            self.theme,
+            self.settings,
+            self._change_settings,
+            self.language,
+            profile,
+        )
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Show the window, then start what is slow."""
+        self.chat.open_last()
+        self.window.show()
+        QTimer.singleShot(0, self._start_engine)
+
+    def close(self) -> None:
+        """Keep everything and let the children go. Safe to call twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.chat.close()
+        self.learning.close()
+        try:
+            self.database.back_up_daily()
+        except OSError:
+            log.exception("The daily backup failed")
+        self.database.close()
+
+    def _start_engine(self) -> None:
+        for problem in (self.database.notice, *self.models.problems()):
+            if problem:
+                self.chat.problem.emit(problem, "")
+        try:
+            self.chat.attach_engine(self.engine, self.models.active())
+        except (UserError, OSError, ValueError) as error:
+            log.exception("The engine could not be started")
+            self.chat.fail(*sentence(error))
+
+    def _change_settings(self, settings: Settings) -> None:
+        self.settings = settings
+        save_settings(self.profile.settings, settings)
+        self._apply_settings(settings)
+
+    def _apply_settings(self, settings: Settings) -> None:
+        self.language.set(settings.language)
+        self.theme.set_appearance(settings.appearance)
+        self.theme.set_font_scale(settings.font_scale)
+        self.chat.system_prompt = settings.system_prompt
+        self.feedback.system_prompt = settings.system_prompt
+        self.chat.sampling = replace(
+            self.chat.sampling,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+        )
+
+
+def run(options: Options, qt_arguments: Sequence[str] = ()) -> int:
+    """Open the window and stay until it is closed. Returns the exit code."""
+    QCoreApplication.setApplicationName("Attune")
+    QGuiApplication.setDesktopFileName(APP_ID)
+    application = QApplication(["attune", *qt_arguments])
+    try:
+        profile = open_profile(options.profile_dir)
+        lock = QLockFile(str(profile.root / "attune.lock"))
+        if not lock.tryLock(100):
+            raise UserError(
+                "Attune is open already with this profile.",
+                "Use the window that is open, or start with another --profile-dir.",
+            )
+        _begin_log(profile.logs)
+        app = App(profile, options)
+    except (UserError, ValueError) as error:
+        message, hint = sentence(error)
+        print(f"{message} {hint}".strip(), file=sys.stderr)
+        QMessageBox.critical(None, "Attune", f"{message}\n\n{hint}")
+        return 1
+    install_excepthook(app.chat.problem.emit)
+    application.aboutToQuit.connect(app.close)
+    app.start()
+    code = application.exec()
+    app.close()
+    lock.unlock()
+    return code
+
+
+def _begin_log(folder: Path) -> None:
+    """Errors and life events, never what people write."""
+    handler = logging.handlers.RotatingFileHandler(
+        folder / "app.log", maxBytes=1_000_000, backupCount=2, encoding="utf-8"
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

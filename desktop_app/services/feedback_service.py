@@ -1,0 +1,240 @@
+"""Rating, correcting, comparing; undo; what has been collected, and is it enough.
+
+Every record is built here, from the conversation on disk, so that it holds the messages up
+to the turn, the completion exactly as generated and the files that really made it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PySide6.QtCore import QObject, Signal
+
+from desktop_app.storage.chat_store import ChatStore, StoredMessage
+from desktop_app.storage.database import now
+from desktop_app.storage.feedback_store import FeedbackStore, MessageFeedback
+from finetune.contract.chat_template import Message
+from finetune.contract.recipe import Recipe
+from finetune.contract.records import (
+    Comparison,
+    Completion,
+    Demonstration,
+    Rating,
+    Record,
+    Verdict,
+)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What stands now, and how much more each stage of learning wants."""
+
+    liked: int
+    disliked: int
+    comparisons: int
+    corrections: int
+    demonstrations: int
+    """Completions SFT can learn from."""
+    preferences: int
+    """Pairs and thumbs the reward model can learn from."""
+    demonstrations_wanted: int
+    preferences_wanted: int
+
+    @property
+    def total(self) -> int:
+        return self.liked + self.disliked + self.comparisons + self.corrections
+
+    @property
+    def is_enough_for_sft(self) -> bool:
+        return self.demonstrations >= self.demonstrations_wanted
+
+    @property
+    def is_enough_for_reward(self) -> bool:
+        return self.preferences >= self.preferences_wanted
+
+
+@dataclass(frozen=True)
+class UndoOffer:
+    """The last piece of feedback, which ``undo`` takes back."""
+
+    kind: Literal["liked", "disliked", "correction", "comparison", "cleared"]
+    message_id: str
+
+
+class FeedbackService(QObject):
+    """The only writer of feedback.
+
+    Signals:
+        message_changed(message id): what stands against a message is different.
+        collected_changed: the counts are different.
+        undo_changed(UndoOffer or None): what ``undo`` would take back.
+    """
+
+    message_changed = Signal(str)
+    collected_changed = Signal()
+    undo_changed = Signal(object)
+
+    def __init__(
+        self,
+        chats: ChatStore,
+        feedback: FeedbackStore,
+        system_prompt: str = "",
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._chats = chats
+        self._feedback = feedback
+        self._undo: tuple[UndoOffer, list[str], list[str]] | None = None
+        self.system_prompt = system_prompt
+
+    def of_message(self, message_id: str) -> MessageFeedback:
+        return self._feedback.of_message(message_id)
+
+    def rate(self, message_id: str, liked: bool | None) -> None:
+        """Thumb up, thumb down, or None to take the thumb away."""
+        standing = self._feedback.of_message(message_id).rating
+        removed = []
+        if standing is not None:
+            self._feedback.withdraw(standing.id)
+            removed.append(standing.id)
+        if liked is None:
+            if removed:
+                self._finish(UndoOffer("cleared", message_id), [], removed)
+            return
+        message = self._chats.message(message_id)
+        record = Rating(
+            uuid.uuid4().hex,
+            message.conversation_id,
+            self._prompt_of(message),
+            _completion_of(message),
+            liked,
+            now(),
+        )
+        self._feedback.add(message_id, record)
+        self._finish(UndoOffer("liked" if liked else "disliked", message_id), [record.id], removed)
+
+    def correct(self, message_id: str, text: str) -> None:
+        """Keep what the person would have wanted to read instead."""
+        text = text.strip()
+        message = self._chats.message(message_id)
+        if not text or text == message.content.strip():
+            return
+        standing = self._feedback.of_message(message_id).correction
+        removed = []
+        if standing is not None:
+            self._feedback.withdraw(standing.id)
+            removed.append(standing.id)
+        record = Demonstration(
+            uuid.uuid4().hex,
+            message.conversation_id,
+            self._prompt_of(message),
+            Completion(text),
+            _completion_of(message),
+            now(),
+        )
+        self._feedback.add(message_id, record)
+        self._finish(UndoOffer("correction", message_id), [record.id], removed)
+
+    def compare(self, message_ids: Sequence[str], chosen: str | None, verdict: Verdict) -> None:
+        """Keep a choice between sibling completions; ``chosen`` is None for a tie."""
+        messages = [self._chats.message(i) for i in message_ids]
+        ranks = tuple(int(chosen is not None and m.id != chosen) for m in messages)
+        self.compare_completions(
+            messages[0].conversation_id,
+            chosen or messages[0].id,
+            self._prompt_of(messages[0]),
+            [_completion_of(m) for m in messages],
+            ranks,
+            verdict,
+        )
+
+    def compare_completions(
+        self,
+        conversation_id: str,
+        message_id: str,
+        prompt: tuple[Message, ...],
+        completions: Sequence[Completion],
+        ranks: tuple[int, ...],
+        verdict: Verdict,
+    ) -> None:
+        """Keep a choice between completions that are no messages (a version trial)."""
+        record = Comparison(
+            uuid.uuid4().hex, conversation_id, prompt, tuple(completions), ranks, verdict, now()
+        )
+        self._feedback.add(message_id, record)
+        self._finish(UndoOffer("comparison", message_id), [record.id], [])
+
+    def undo(self) -> None:
+        """Take the last piece of feedback back."""
+        if self._undo is None:
+            return
+        offer, added, removed = self._undo
+        for record_id in added:
+            self._feedback.withdraw(record_id)
+        for record_id in removed:
+            self._feedback.reinstate(record_id)
+        self._undo = None
+        self.undo_changed.emit(None)
+        self.message_changed.emit(offer.message_id)
+        self.collected_changed.emit()
+
+    def collected(self) -> Collected:
+        return count(self._feedback.standing(), Recipe())
+
+    def prompts(self) -> list[tuple[str, str, tuple[Message, ...]]]:
+        """(conversation id, message id, prompt) of the person's own turns, newest first."""
+        found = []
+        for conversation in self._chats.conversations():
+            path = self._chats.path(conversation.id)
+            for index, message in enumerate(path):
+                if message.role == "user":
+                    history = [Message(m.role, m.content) for m in path[: index + 1]]
+                    found.append((conversation.id, message.id, self._with_system(history)))
+        return found
+
+    def _prompt_of(self, message: StoredMessage) -> tuple[Message, ...]:
+        """The messages before a completion, as they were sent."""
+        history: list[Message] = []
+        parent = message.parent_id
+        while parent is not None:
+            above = self._chats.message(parent)
+            history.insert(0, Message(above.role, above.content))
+            parent = above.parent_id
+        return self._with_system(history)
+
+    def _with_system(self, history: list[Message]) -> tuple[Message, ...]:
+        if self.system_prompt:
+            history = [Message("system", self.system_prompt), *history]
+        return tuple(history)
+
+    def _finish(self, offer: UndoOffer, added: list[str], removed: list[str]) -> None:
+        self._undo = (offer, added, removed)
+        self.message_changed.emit(offer.message_id)
+        self.collected_changed.emit()
+        self.undo_changed.emit(offer)
+
+
+def count(records: Sequence[Record], recipe: Recipe) -> Collected:
+    """Count feedback the way the trainer will."""
+    ratings = [r for r in records if isinstance(r, Rating)]
+    comparisons = [r for r in records if isinstance(r, Comparison)]
+    corrections = [r for r in records if isinstance(r, Demonstration)]
+    liked = sum(r.liked for r in ratings)
+    good = sum(c.verdict != "all_bad" for c in comparisons)
+    return Collected(
+        liked=liked,
+        disliked=len(ratings) - liked,
+        comparisons=len(comparisons),
+        corrections=len(corrections),
+        demonstrations=liked + good + len(corrections),
+        preferences=len(ratings) + sum(len(c.pairs()) for c in comparisons) + len(corrections),
+        demonstrations_wanted=recipe.min_demonstrations,
+        preferences_wanted=recipe.min_preferences,
+    )
+
+
+def _completion_of(message: StoredMessage) -> Completion:
+    return Completion(message.content, message.origin)

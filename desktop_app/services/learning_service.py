@@ -1,0 +1,410 @@
+"""The one click: snapshot, train, install, offer, compare blind, activate, roll back.
+
+States: idle -> training -> installing -> offered -> idle. A run that was stopped, or whose
+trainer died, can be resumed; nothing that happens to a run touches the active version.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from PySide6.QtCore import QObject, Signal
+
+from desktop_app.errors import UserError, sentence
+from desktop_app.inference import engine
+from desktop_app.inference.engine import ModelRef, StreamSpec
+from desktop_app.inference.model_store import ModelStore
+from desktop_app.services.chat_service import ChatService
+from desktop_app.services.feedback_service import FeedbackService
+from desktop_app.services.trainer_process import TrainerProcess
+from desktop_app.storage.feedback_store import FeedbackStore
+from finetune.contract import events
+from finetune.contract import recipe as recipes
+from finetune.contract.chat_template import Message
+from finetune.contract.errors import InputError
+from finetune.contract.events import Event, RunDone, RunFailed, Stage
+from finetune.contract.manifest import Manifest
+from finetune.contract.recipe import Recipe
+from finetune.contract.records import Completion, Verdict
+
+LearningState = Literal["idle", "training", "stopping", "installing", "offered"]
+TRIAL_PROMPTS: Final = 5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, for the panel."""
+
+    stage: Stage = "prepare"
+    step: int = 0
+    steps: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds_left: float | None = None
+    done_stages: tuple[Stage, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrialQuestion:
+    """Two completions of one of the person's own prompts, in the order they are shown."""
+
+    conversation_id: str
+    message_id: str
+    prompt: tuple[Message, ...]
+    completions: tuple[Completion, Completion]
+    new_index: int
+    """Which of the two the new version wrote; not shown before the choice."""
+
+
+@dataclass(frozen=True)
+class TrialScore:
+    """How often the person chose the new version, the old one, neither."""
+
+    new: int = 0
+    old: int = 0
+    ties: int = 0
+
+
+class LearningService(QObject):
+    """Owns the trainer child and the model versions.
+
+    Signals:
+        state_changed(LearningState).
+        progress_changed(Progress): a stage or step began or ended.
+        event_received(Event): every event, for curves, notes and samples.
+        run_ended(RunDone or RunFailed): once a run.
+        versions_changed: versions came, went, or another one is active.
+        trial_question(TrialQuestion or None): the next blind question; None: no more.
+        trial_changed(TrialScore).
+        problem(message, hint).
+    """
+
+    state_changed = Signal(str)
+    progress_changed = Signal(object)
+    event_received = Signal(object)
+    run_ended = Signal(object)
+    versions_changed = Signal()
+    trial_question = Signal(object)
+    trial_changed = Signal(object)
+    problem = Signal(str, str)
+
+    def __init__(
+        self,
+        runs: Path,
+        models: ModelStore,
+        feedback: FeedbackStore,
+        chat: ChatService,
+        feedback_service: FeedbackService,
+        trainer: TrainerProcess,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._runs = runs
+        self._models = models
+        self._feedback = feedback
+        self._chat = chat
+        self._feedback_service = feedback_service
+        self._trainer = trainer
+        self._state: LearningState = "idle"
+        self._run_dir: Path | None = None
+        self._progress = Progress()
+        self._offered: Manifest | None = None
+        self._trial: _Trial | None = None
+        trainer.event_received.connect(self._on_event)
+        trainer.ended.connect(self._on_ended)
+        chat.trial_event.connect(self._on_trial_event)
+
+    # --- training ---
+
+    @property
+    def state(self) -> LearningState:
+        return self._state
+
+    @property
+    def progress(self) -> Progress:
+        return self._progress
+
+    @property
+    def offered(self) -> Manifest | None:
+        """The version that waits for the person's decision."""
+        return self._offered
+
+    def start(self, recipe: Recipe | None = None) -> None:
+        """Freeze the feedback and train on it.
+
+        Raises:
+            UserError: a run is going on, there is too little feedback, or no space.
+        """
+        if self._state != "idle":
+            raise UserError(self.tr("A training is going on already."))
+        recipe = recipe or Recipe()
+        collected = self._feedback_service.collected()
+        if not collected.is_enough_for_sft and not collected.is_enough_for_reward:
+            missing = collected.demonstrations_wanted - collected.demonstrations
+            raise UserError(
+                self.tr("There is too little feedback to learn from."),
+                self.tr("Like or correct %n more answer(s) first.", "", missing),
+            )
+        base = self._models.ref(self._models.base_of_active())
+        wanted = 6 * Path(base.path).stat().st_size + (256 << 20)
+        if shutil.disk_usage(self._runs).free < wanted:
+            raise UserError(
+                self.tr("There is not enough space on the disk for a training."),
+                self.tr("Free about {0} MB.").format(wanted >> 20),
+            )
+        name = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+        run_dir = self._runs / name
+        beside = self._runs / f".{name}.partial"
+        self._feedback.write_snapshot(beside / "feedback")
+        (beside / "recipe.json").write_text(recipes.to_json(recipe), encoding="utf-8")
+        number = len(self._models.versions())
+        run = {
+            "base": base.path,
+            "base_sha256": base.sha256,
+            "parent": self._models.active().version_id,
+            "name": self.tr("Personal model {0}").format(number),
+        }
+        (beside / "run.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
+        beside.rename(run_dir)
+        self._launch(run_dir, resume=False)
+
+    def resumable(self) -> Path | None:
+        """The newest run, where it has not ended well and can go on."""
+        runs = sorted(p for p in self._runs.iterdir() if (p / "run.json").is_file())
+        if not runs or self._state != "idle" or (runs[-1] / "discarded").exists():
+            return None
+        result = _result_of(runs[-1])
+        resumable = result is None or (
+            isinstance(result, RunFailed)
+            and result.code in ("stopped", "bug", "out_of_memory", "disk_full")
+        )
+        return runs[-1] if resumable else None
+
+    def resume(self) -> None:
+        """Go on with the newest run."""
+        run_dir = self.resumable()
+        if run_dir is None:
+            raise UserError(self.tr("There is no training to go on with."))
+        self._launch(run_dir, resume=True)
+
+    def discard(self) -> None:
+        """Do not offer to resume the newest run again."""
+        run_dir = self.resumable()
+        if run_dir is not None:
+            (run_dir / "discarded").touch()
+            self.state_changed.emit(self._state)
+
+    def stop(self) -> None:
+        """Stop the run; its checkpoint stays and it can be resumed."""
+        if self._state == "training":
+            self._set_state("stopping")
+            self._trainer.stop()
+
+    def close(self) -> None:
+        self._trainer.close()
+
+    # --- versions ---
+
+    def versions(self) -> list[Manifest]:
+        return self._models.versions()
+
+    def active_version(self) -> str:
+        return self._models.active().version_id
+
+    def activate(self, version_id: str) -> None:
+        """Chat with this version from now on."""
+        self._models.activate(version_id)
+        self._end_offer()
+        self._chat.load_model(self._models.active())
+        self.versions_changed.emit()
+
+    def roll_back(self) -> None:
+        """Chat with the version before this one again."""
+        self._models.roll_back()
+        self._end_offer()
+        self._chat.load_model(self._models.active())
+        self.versions_changed.emit()
+
+    def can_roll_back(self) -> bool:
+        return self._models.previous() is not None
+
+    def remove_version(self, version_id: str) -> None:
+        self._models.remove(version_id)
+        self.versions_changed.emit()
+
+    def dismiss_offer(self) -> None:
+        """Stay with the current version; the new one stays in the list."""
+        self._end_offer()
+
+    # --- the blind trial ---
+
+    def start_trial(self, version_id: str | None = None) -> None:
+        """Ask the person blind questions: the active version against another one.
+
+        Raises:
+            UserError: there are no prompts yet, or the engine is not ready.
+        """
+        new_id = version_id or (self._offered.version_id if self._offered else "")
+        if not new_id or new_id == self.active_version():
+            raise UserError(self.tr("Choose a version that is not the active one."))
+        prompts = self._feedback_service.prompts()
+        if not prompts:
+            raise UserError(self.tr("Chat a little first: the comparison uses your own prompts."))
+        chosen = random.SystemRandom().sample(prompts, min(TRIAL_PROMPTS, len(prompts)))
+        self._trial = _Trial(self._models.active(), self._models.ref(new_id), iter(chosen))
+        self.trial_changed.emit(self._trial.score)
+        self._next_question()
+
+    def answer_trial(self, question: TrialQuestion, chosen: int | None, verdict: Verdict) -> None:
+        """Keep the person's choice (an index, or None for a tie) and go on."""
+        if self._trial is None:
+            return
+        ranks = (0, 0) if chosen is None else (int(chosen != 0), int(chosen != 1))
+        self._feedback_service.compare_completions(
+            question.conversation_id,
+            question.message_id,
+            question.prompt,
+            question.completions,
+            ranks,
+            verdict,
+        )
+        score = self._trial.score
+        if chosen is None:
+            score = TrialScore(score.new, score.old, score.ties + 1)
+        elif chosen == question.new_index:
+            score = TrialScore(score.new + 1, score.old, score.ties)
+        else:
+            score = TrialScore(score.new, score.old + 1, score.ties)
+        self._trial.score = score
+        self.trial_changed.emit(score)
+        self._next_question()
+
+    def end_trial(self) -> None:
+        self._trial = None
+
+    # --- inside ---
+
+    def _launch(self, run_dir: Path, *, resume: bool) -> None:
+        self._run_dir = run_dir
+        self._progress = Progress()
+        self._set_state("training")
+        self._trainer.start(run_dir, resume=resume)
+
+    def _on_event(self, event: Event) -> None:
+        p = self._progress
+        if isinstance(event, events.StageStarted):
+            self._progress = Progress(event.stage, 0, event.steps, {}, None, p.done_stages)
+        elif isinstance(event, events.StepDone):
+            metrics = {**p.metrics, **event.metrics}
+            self._progress = Progress(
+                event.stage, event.step, event.steps, metrics, event.seconds_left, p.done_stages
+            )
+        elif isinstance(event, events.StageDone):
+            done = (*p.done_stages, event.stage)
+            self._progress = Progress(p.stage, p.steps, p.steps, dict(event.metrics), None, done)
+        self.event_received.emit(event)
+        self.progress_changed.emit(self._progress)
+
+    def _on_ended(self, result: RunDone | RunFailed) -> None:
+        if isinstance(result, RunDone):
+            self._set_state("installing")
+            try:
+                self._offered = self._models.install(Path(result.export_dir))
+            except (InputError, UserError, OSError) as error:
+                self._set_state("idle")
+                self.problem.emit(*sentence(error))
+                self.run_ended.emit(RunFailed("bug", sentence(error)[0]))
+                return
+            self._set_state("offered")
+            self.versions_changed.emit()
+        else:
+            if self._run_dir is not None and _result_of(self._run_dir) is None:
+                # The trainer died silently: the run folder is the truth, so it says so too.
+                with (self._run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
+                    file.write("\n" + events.to_line(result) + "\n")
+            self._set_state("idle")
+        self.run_ended.emit(result)
+
+    def _next_question(self) -> None:
+        trial = self._trial
+        if trial is None:
+            return
+        following = next(trial.prompts, None)
+        if following is None:
+            self.trial_question.emit(None)
+            return
+        trial.place = following
+        trial.request_id = uuid.uuid4().hex
+        trial.completions = {}
+        seed = random.SystemRandom().getrandbits(31)
+        streams = tuple(
+            StreamSpec(seed, model.version_id, model.adapter) for model in (trial.old, trial.new)
+        )
+        try:
+            self._chat.request(
+                engine.Generate(trial.request_id, following[2], self._chat.sampling, streams)
+            )
+        except UserError as error:
+            self._trial = None
+            self.problem.emit(*sentence(error))
+            self.trial_question.emit(None)
+
+    def _on_trial_event(self, event: engine.Event) -> None:
+        trial = self._trial
+        if trial is None or getattr(event, "request_id", None) != trial.request_id:
+            return
+        if isinstance(event, engine.StreamDone):
+            trial.completions[event.stream] = Completion(event.text, event.origin)
+        elif isinstance(event, engine.EngineFailure):
+            self.problem.emit(event.message, "")
+            self._next_question()
+        elif isinstance(event, engine.RequestDone):
+            new_index = random.SystemRandom().randrange(2)
+            pair = [trial.completions[0], trial.completions[1]]
+            shown = (pair[1], pair[0]) if new_index == 0 else (pair[0], pair[1])
+            self.trial_question.emit(TrialQuestion(*trial.place, shown, new_index))
+
+    def _end_offer(self) -> None:
+        self._trial = None
+        self._offered = None
+        if self._state == "offered":
+            self._set_state("idle")
+
+    def _set_state(self, state: LearningState) -> None:
+        self._state = state
+        self.state_changed.emit(state)
+
+
+@dataclass
+class _Trial:
+    """A blind trial under way."""
+
+    old: ModelRef
+    new: ModelRef
+    prompts: Iterator[tuple[str, str, tuple[Message, ...]]]
+    score: TrialScore = TrialScore()
+    request_id: str = ""
+    place: tuple[str, str, tuple[Message, ...]] = ("", "", ())
+    completions: dict[int, Completion] = field(default_factory=dict)
+
+
+def _result_of(run_dir: Path) -> RunDone | RunFailed | None:
+    """The final event in a run's folder."""
+    try:
+        lines = (run_dir / "events.jsonl").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines.splitlines()):
+        event = events.from_line(line)
+        if isinstance(event, RunDone | RunFailed):
+            return event
+        if isinstance(event, events.RunStarted):
+            return None  # a resumed run that has not ended
+    return None

@@ -1,0 +1,1 @@
+"""What the person said and thought of it, in one SQLite file. No Qt here."""

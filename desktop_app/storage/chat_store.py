@@ -1,0 +1,258 @@
+"""Conversations as trees of messages.
+
+A message has a parent; regenerating or editing adds a sibling, and nothing is ever replaced.
+A conversation remembers its current message: the path from there to the root is what the
+person sees and what the model is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from desktop_app.storage.database import Database, now
+from finetune.contract.records import Origin
+
+MessageState = Literal["partial", "done", "stopped", "interrupted"]
+"""partial: being written. stopped: the person ended it. interrupted: the engine or the app
+died while it was written."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    id: str
+    title: str
+    updated_at: str
+    current_message_id: str | None
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """A message with its place among its siblings (``sibling_index`` counts from 0)."""
+
+    id: str
+    conversation_id: str
+    parent_id: str | None
+    role: Literal["user", "assistant"]
+    content: str
+    state: MessageState
+    origin: Origin | None
+    created_at: str
+    sibling_index: int = 0
+    sibling_count: int = 1
+
+
+@dataclass(frozen=True)
+class SearchHit:
+    conversation_id: str
+    message_id: str
+    excerpt: str
+
+
+class ChatStore:
+    """Reads and writes conversations. All methods raise UserError where the disk is full."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- conversations ---
+
+    def create_conversation(self) -> Conversation:
+        conversation = Conversation(uuid.uuid4().hex, "", now(), None)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO conversations (id, created_at, updated_at) VALUES (?, ?, ?)",
+                (conversation.id, conversation.updated_at, conversation.updated_at),
+            )
+        return conversation
+
+    def conversations(self) -> list[Conversation]:
+        """Those that are not in the trash, last used first."""
+        rows = self._database.connection.execute(
+            "SELECT * FROM conversations WHERE deleted_at IS NULL"
+            " ORDER BY updated_at DESC, rowid DESC"
+        )
+        return [_conversation(row) for row in rows]
+
+    def conversation(self, conversation_id: str) -> Conversation:
+        row = self._database.connection.execute(
+            "SELECT * FROM conversations WHERE id = ?", (conversation_id,)
+        ).fetchone()
+        return _conversation(row)
+
+    def rename(self, conversation_id: str, title: str) -> None:
+        self._set(conversation_id, "title", title)
+
+    def delete(self, conversation_id: str) -> None:
+        """Move to the trash; ``restore`` brings it back."""
+        self._set(conversation_id, "deleted_at", now())
+
+    def restore(self, conversation_id: str) -> None:
+        self._set(conversation_id, "deleted_at", None)
+
+    def search(self, text: str, limit: int = 50) -> list[SearchHit]:
+        """Messages that contain ``text``, best first; works inside Korean words."""
+        text = text.strip()
+        if not text:
+            return []
+        if len(text) < 3:  # a trigram index cannot find less than three letters
+            where, argument = "m.content LIKE ? ESCAPE '\\'", f"%{_escape_like(text)}%"
+            order, source = "m.created_at DESC", "messages m"
+            excerpt = "substr(m.content, max(1, instr(m.content, ?) - 20), 80)"
+            parameters = (text, argument, limit)
+        else:
+            where, argument = "message_search MATCH ?", '"' + text.replace('"', '""') + '"'
+            order = "rank"
+            source = "message_search JOIN messages m ON m.rowid = message_search.rowid"
+            excerpt = "snippet(message_search, 0, '', '', '…', ?)"
+            parameters = ("24", argument, limit)
+        rows = self._database.connection.execute(
+            f"""SELECT m.id, m.conversation_id, {excerpt} AS excerpt FROM {source}
+                JOIN conversations c ON c.id = m.conversation_id AND c.deleted_at IS NULL
+                WHERE {where} ORDER BY {order} LIMIT ?""",
+            parameters,
+        )
+        return [SearchHit(r["conversation_id"], r["id"], r["excerpt"]) for r in rows]
+
+    # --- messages ---
+
+    def add_message(
+        self,
+        conversation_id: str,
+        parent_id: str | None,
+        role: Literal["user", "assistant"],
+        content: str,
+        *,
+        state: MessageState = "done",
+        origin: Origin | None = None,
+        make_current: bool = True,
+    ) -> StoredMessage:
+        """Store a message under ``parent_id``; it is on disk when this returns."""
+        message_id, time = uuid.uuid4().hex, now()
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO messages (id, conversation_id, parent_id, role, content, state,"
+                " origin, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    message_id, conversation_id, parent_id, role, content, state,
+                    _origin_json(origin), time,
+                ),
+            )  # fmt: skip
+            connection.execute(
+                "UPDATE conversations SET updated_at = ? WHERE id = ?", (time, conversation_id)
+            )
+            if make_current:
+                connection.execute(
+                    "UPDATE conversations SET current_message_id = ? WHERE id = ?",
+                    (message_id, conversation_id),
+                )
+        return self.message(message_id)
+
+    def update_message(
+        self, message_id: str, content: str, state: MessageState, origin: Origin | None = None
+    ) -> None:
+        """Store how far a completion has come."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE messages SET content = ?, state = ?, origin = coalesce(?, origin)"
+                " WHERE id = ?",
+                (content, state, _origin_json(origin), message_id),
+            )
+
+    def message(self, message_id: str) -> StoredMessage:
+        row = self._database.connection.execute(
+            "SELECT * FROM messages WHERE id = ?", (message_id,)
+        ).fetchone()
+        return self._with_siblings(row)
+
+    def path(self, conversation_id: str) -> list[StoredMessage]:
+        """The messages from the first to the current one."""
+        rows = self._database.connection.execute(
+            """WITH RECURSIVE path(id, depth) AS (
+                SELECT current_message_id, 0 FROM conversations WHERE id = ?
+                UNION ALL
+                SELECT m.parent_id, depth + 1 FROM messages m JOIN path ON m.id = path.id
+                WHERE m.parent_id IS NOT NULL
+            ) SELECT m.* FROM path JOIN messages m ON m.id = path.id ORDER BY depth DESC""",
+            (conversation_id,),
+        ).fetchall()
+        return [self._with_siblings(row) for row in rows]
+
+    def siblings(self, message_id: str) -> list[StoredMessage]:
+        """The message and its alternatives, oldest first."""
+        message = self._database.connection.execute(
+            "SELECT conversation_id, parent_id FROM messages WHERE id = ?", (message_id,)
+        ).fetchone()
+        rows = self._siblings(message["conversation_id"], message["parent_id"])
+        return [self._with_siblings(row) for row in rows]
+
+    def set_current(self, conversation_id: str, message_id: str) -> None:
+        """Show the branch through ``message_id``, down to its newest descendant."""
+        leaf = self._database.connection.execute(
+            """WITH RECURSIVE branch(id, depth) AS (
+                SELECT ?, 0
+                UNION ALL
+                SELECT (SELECT m.id FROM messages m WHERE m.parent_id = branch.id
+                        ORDER BY m.rowid DESC LIMIT 1), depth + 1
+                FROM branch WHERE branch.id IS NOT NULL
+            ) SELECT id FROM branch WHERE id IS NOT NULL ORDER BY depth DESC LIMIT 1""",
+            (message_id,),
+        ).fetchone()[0]
+        self._set(conversation_id, "current_message_id", leaf)
+
+    def mark_interrupted(self) -> int:
+        """Messages still "partial" belong to an app that died: say so. Returns how many."""
+        with self._database.transaction() as connection:
+            cursor = connection.execute(
+                "UPDATE messages SET state = 'interrupted' WHERE state = 'partial'"
+            )
+        return cursor.rowcount
+
+    def _siblings(self, conversation_id: str, parent_id: str | None) -> list[Any]:
+        return self._database.connection.execute(
+            "SELECT * FROM messages WHERE conversation_id = ? AND parent_id IS ? ORDER BY rowid",
+            (conversation_id, parent_id),
+        ).fetchall()
+
+    def _with_siblings(self, row: Any) -> StoredMessage:
+        ids = [r["id"] for r in self._siblings(row["conversation_id"], row["parent_id"])]
+        return StoredMessage(
+            id=row["id"],
+            conversation_id=row["conversation_id"],
+            parent_id=row["parent_id"],
+            role=row["role"],
+            content=row["content"],
+            state=row["state"],
+            origin=_origin(row["origin"]),
+            created_at=row["created_at"],
+            sibling_index=ids.index(row["id"]),
+            sibling_count=len(ids),
+        )
+
+    def _set(self, conversation_id: str, column: str, value: str | None) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                f"UPDATE conversations SET {column} = ? WHERE id = ?", (value, conversation_id)
+            )
+
+
+def _conversation(row: Any) -> Conversation:
+    return Conversation(row["id"], row["title"], row["updated_at"], row["current_message_id"])
+
+
+def _origin_json(origin: Origin | None) -> str | None:
+    return None if origin is None else json.dumps(asdict(origin), ensure_ascii=False)
+
+
+def _origin(text: str | None) -> Origin | None:
+    if text is None:
+        return None
+    raw: Mapping[str, Any] = json.loads(text)
+    return Origin(**raw)
+
+
+def _escape_like(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

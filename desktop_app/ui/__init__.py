@@ -1,0 +1,1 @@
+"""Widgets. They know services, and neither SQL nor llama.cpp nor processes."""

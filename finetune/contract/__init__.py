@@ -1,0 +1,1 @@
+"""What the app and the trainer promise each other: prompts, records, events, recipes, files."""

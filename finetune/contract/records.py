@@ -1,0 +1,218 @@
+"""Feedback as it is kept and as it is trained on: ratings, comparisons, demonstrations.
+
+Every record holds all that training needs (the messages up to the turn, the completion
+exactly as generated) and all that tells where a completion came from. A snapshot is a folder
+of JSON-lines files, one record a line; ``read_records`` reports bad lines by number and keeps
+the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune.contract.chat_template import ROLES, Message
+from finetune.contract.errors import InputError
+
+Verdict = Literal["ordered", "all_good", "all_bad"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which files and settings really made a completion, as the engine reported them."""
+
+    model_version: str
+    """The version's id in the model store, or the file's name where it has none."""
+    model_sha256: str
+    adapter_sha256: str | None = None
+    adapter_scale: float = 0.0
+    template_id: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A text for a prompt. ``origin`` is None where a person wrote it."""
+
+    text: str
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A thumb: up (``liked``) or down."""
+
+    id: str
+    conversation_id: str
+    prompt: tuple[Message, ...]
+    completion: Completion
+    liked: bool
+    created_at: str
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two or more completions of one prompt, put in order by a person.
+
+    ``ranks[i]`` is the place of ``completions[i]``: 0 is best, equal numbers are ties.
+    ``verdict`` tells whether it is an order or a shared judgement of all of them.
+    """
+
+    id: str
+    conversation_id: str
+    prompt: tuple[Message, ...]
+    completions: tuple[Completion, ...]
+    ranks: tuple[int, ...]
+    verdict: Verdict
+    created_at: str
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Indices (better, worse) of every pair that is not a tie."""
+        count = range(len(self.ranks))
+        return [(i, j) for i in count for j in count if self.ranks[i] < self.ranks[j]]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What a person would have wanted to read. ``corrects`` is the completion it replaces."""
+
+    id: str
+    conversation_id: str
+    prompt: tuple[Message, ...]
+    completion: Completion
+    corrects: Completion | None
+    created_at: str
+
+
+Record = Rating | Comparison | Demonstration
+_KINDS: Mapping[str, type[Record]] = {
+    "rating": Rating,
+    "comparison": Comparison,
+    "demonstration": Demonstration,
+}
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that could not be read: where it stands and why."""
+
+    path: Path
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path.name}, line {self.line}: {self.reason}"
+
+
+def to_json_line(record: Record) -> str:
+    """One line of JSON, without the newline."""
+    kind = next(name for name, cls in _KINDS.items() if isinstance(record, cls))
+    return json.dumps({"kind": kind, **asdict(record)}, ensure_ascii=False)
+
+
+def from_json_line(line: str) -> Record:
+    """Read what ``to_json_line`` wrote.
+
+    Raises:
+        InputError: the line is not JSON, of an unknown kind, or lacks something.
+    """
+    try:
+        raw = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON ({error.msg} at character {error.pos})") from error
+    if not isinstance(raw, dict):
+        raise InputError("not a JSON object")
+    try:
+        return _record(raw)
+    except KeyError as error:
+        raise InputError(f"{error.args[0]!r} is missing") from error
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"a value has the wrong type ({error})") from error
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write JSON lines to a new file."""
+    with path.open("x", encoding="utf-8", newline="\n") as file:
+        file.writelines(to_json_line(record) + "\n" for record in records)
+
+
+def read_records(paths: Iterable[Path]) -> tuple[list[Record], list[BadLine]]:
+    """All readable records of these files, and the lines that are not."""
+    records: list[Record] = []
+    bad: list[BadLine] = []
+    for path in paths:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            bad.append(BadLine(path, 1, f"not UTF-8 text ({error.reason})"))
+            continue
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                records.append(from_json_line(line))
+            except InputError as error:
+                bad.append(BadLine(path, number, str(error)))
+    return records, bad
+
+
+def _record(raw: Mapping[str, Any]) -> Record:
+    kind = raw["kind"]
+    if kind not in _KINDS:
+        raise InputError(f"unknown kind {kind!r}")
+    common: dict[str, Any] = {
+        "id": _text(raw["id"]),
+        "conversation_id": _text(raw["conversation_id"]),
+        "prompt": _messages(raw["prompt"]),
+        "created_at": _text(raw["created_at"]),
+    }
+    if kind == "rating":
+        return Rating(
+            **common, completion=_completion(raw["completion"]), liked=_boolean(raw["liked"])
+        )
+    if kind == "demonstration":
+        corrects = raw["corrects"]
+        return Demonstration(
+            **common,
+            completion=_completion(raw["completion"]),
+            corrects=None if corrects is None else _completion(corrects),
+        )
+    completions = tuple(_completion(c) for c in raw["completions"])
+    ranks = tuple(int(rank) for rank in raw["ranks"])
+    if len(completions) < 2 or len(completions) != len(ranks):
+        raise InputError("a comparison needs at least two completions and a rank for each")
+    verdict = raw["verdict"]
+    if verdict not in ("ordered", "all_good", "all_bad"):
+        raise InputError(f"unknown verdict {verdict!r}")
+    return Comparison(**common, completions=completions, ranks=ranks, verdict=verdict)
+
+
+def _messages(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    messages = tuple(Message(m["role"], _text(m["content"])) for m in raw)
+    unknown = [m.role for m in messages if m.role not in ROLES]
+    if unknown:
+        raise InputError(f"unknown role {unknown[0]!r}")
+    if not messages:
+        raise InputError("the prompt has no messages")
+    return messages
+
+
+def _completion(raw: Mapping[str, Any]) -> Completion:
+    origin = raw["origin"]
+    return Completion(_text(raw["text"]), None if origin is None else Origin(**origin))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"expected text, found {value!r:.60}")
+    return value
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"expected true or false, found {value!r:.60}")
+    return value
