@@ -23,7 +23,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication, QMessageBox
 
 from desktop_app.errors import UserError, install_excepthook, sentence
-from desktop_app.inference.engine_client import EngineClient
+from desktop_app.inference.engine_client import EngineClient, engine_command
 from desktop_app.inference.model_store import ModelStore
 from desktop_app.paths import Profile, open_profile, starter_model
 from desktop_app.services.chat_service import ChatService
@@ -40,7 +40,6 @@ from desktop_app.ui.theme import Theme
 
 log = logging.getLogger(__name__)
 
-ENGINE_COMMAND = (sys.executable, "-m", "desktop_app.inference.engine_process")
 APP_ID = "org.attune.Attune"
 
 
@@ -78,7 +77,7 @@ class App(QObject):
             self.trainer,
             self,
         )
-        command = [*ENGINE_COMMAND, *(["--fake"] if options.fake_engine else [])]
+        command = engine_command(*(["--fake"] if options.fake_engine else []))
         self.engine = EngineClient(command, self.chat.receive, profile.logs / "engine.log")
 
         self.theme = Theme(self)

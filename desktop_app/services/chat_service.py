@@ -399,11 +399,16 @@ class ChatService(QObject):
             self._set_pending(PendingComparison(user.conversation_id, tuple(shown)))
         self.path_changed.emit(user.conversation_id)
         self.busy_changed.emit(True)
-        self._engine.generate(
-            engine.Generate(turn.request_id, tuple(history), self.sampling, tuple(spec))
-        )
         self._repaint.start()
         self._save.start()
+        try:
+            self._engine.generate(
+                engine.Generate(turn.request_id, tuple(history), self.sampling, tuple(spec))
+            )
+        except UserError as error:
+            # The child has just died: its EngineDied is on the way and starts another one.
+            self._interrupt(turn)
+            self.problem.emit(error.message, error.hint)
 
     def _settle_comparison(self) -> None:
         """Moving on without choosing is no judgement: the first one shown stays current."""

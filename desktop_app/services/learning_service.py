@@ -218,6 +218,10 @@ class LearningService(QObject):
     def active_version(self) -> str:
         return self._models.active().version_id
 
+    def active_model(self) -> ModelRef:
+        """The files of the active version."""
+        return self._models.active()
+
     def activate(self, version_id: str) -> None:
         """Chat with this version from now on."""
         self._models.activate(version_id)

@@ -1,0 +1,221 @@
+"""The life of a turn, with a real engine child (speaking the fake engine) and a real file."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from desktop_app.inference.engine import ModelRef
+from desktop_app.inference.engine_client import EngineClient, engine_command
+from desktop_app.services.chat_service import ChatService, EngineState, PendingComparison
+from desktop_app.storage.chat_store import ChatStore
+from desktop_app.storage.database import Database
+
+MODEL = ModelRef("base", "/nowhere/base.gguf", "ab" * 32)
+
+
+class Talk:
+    """A chat service with its engine and store, and what it told the person."""
+
+    def __init__(self, qtbot: QtBot, path: Path, model: ModelRef = MODEL) -> None:
+        self.qtbot = qtbot
+        self.database = Database(path)
+        self.store = ChatStore(self.database)
+        self.chat = ChatService(self.store)
+        self.engine = EngineClient(engine_command("--fake"), self.chat.receive)
+        self.problems: list[str] = []
+        self.states: list[EngineState] = []
+        self.chat.problem.connect(self._note_problem)
+        self.chat.engine_changed.connect(self.states.append)
+        self.chat.open_last()
+        self.chat.attach_engine(self.engine, model)
+
+    def _note_problem(self, message: str, hint: str) -> None:
+        self.problems.append(f"{message} {hint}".strip())
+
+    def wait_ready(self) -> None:
+        self.qtbot.waitUntil(lambda: self.chat.engine_state.status == "ready", timeout=20_000)
+
+    def ask(self, text: str) -> None:
+        self.chat.send(text)
+        self.wait_idle()
+
+    def wait_idle(self) -> None:
+        self.qtbot.waitUntil(lambda: not self.chat.is_busy, timeout=20_000)
+
+    def texts(self) -> list[str]:
+        return [m.content for m in self.chat.messages(self.chat.current_conversation)]
+
+    def close(self) -> None:
+        self.chat.close()
+        self.database.close()
+
+
+@pytest.fixture
+def open_talk(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Talk]]:
+    opened: list[Talk] = []
+
+    def open_one(model: ModelRef = MODEL) -> Talk:
+        opened.append(Talk(qtbot, tmp_path / "attune.db", model))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def talk(open_talk: Callable[..., Talk]) -> Talk:
+    opened = open_talk()
+    opened.wait_ready()
+    return opened
+
+
+def test_a_turn_is_stored_streamed_and_knows_who_wrote_it(talk: Talk) -> None:
+    shown: dict[str, str] = {}
+
+    def collect(message_id: str, text: str) -> None:
+        shown[message_id] = shown.get(message_id, "") + text
+
+    talk.chat.text_appended.connect(collect)
+    talk.ask("good morning")
+    asked, answered = talk.chat.messages(talk.chat.current_conversation)
+    assert asked.content == "good morning"
+    assert answered.content == shown[answered.id]
+    assert "good" in answered.content
+    assert answered.state == "done"
+    assert answered.origin is not None
+    assert answered.origin.model_sha256 == MODEL.sha256
+    assert talk.chat.conversations()[0].title == "good morning"
+
+
+def test_regenerating_and_editing_never_delete(talk: Talk) -> None:
+    talk.ask("one two three four five six")
+    asked, first = talk.chat.messages(talk.chat.current_conversation)
+    talk.chat.regenerate(first.id)
+    talk.wait_idle()
+    second = talk.chat.messages(talk.chat.current_conversation)[1]
+    assert second.sibling_count == 2
+    assert talk.chat.message(first.id).content == first.content
+    talk.chat.show_sibling(second.id, -1)
+    assert talk.chat.messages(talk.chat.current_conversation)[1].id == first.id
+    talk.chat.edit(asked.id, "something else")
+    talk.wait_idle()
+    assert talk.texts()[0] == "something else"
+    talk.chat.show_sibling(talk.chat.messages(talk.chat.current_conversation)[0].id, -1)
+    # Its newest continuation is shown, and the other one is a step away.
+    assert talk.texts() == ["one two three four five six", second.content]
+
+
+def test_stop_keeps_the_text_and_the_next_question_works(talk: Talk) -> None:
+    talk.chat.send("!long words words words")
+    talk.qtbot.waitUntil(lambda: len(talk.chat._turn.streams[0].text) > 20, timeout=10_000)  # type: ignore[union-attr]
+    talk.chat.stop()
+    talk.wait_idle()
+    answer = talk.chat.messages(talk.chat.current_conversation)[1]
+    assert answer.state == "stopped"
+    assert len(answer.content) > 20
+    talk.ask("next")
+    assert "next" in talk.texts()[-1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_dead_engine_is_told_its_text_kept_and_it_is_started_again(
+    talk: Talk, number: signal.Signals
+) -> None:
+    talk.chat.send("!long words words words")
+    talk.qtbot.waitUntil(lambda: len(talk.chat._turn.streams[0].text) > 20, timeout=10_000)  # type: ignore[union-attr]
+    assert talk.engine.process_id is not None
+    os.kill(talk.engine.process_id, number)
+    talk.wait_idle()
+    answer = talk.chat.messages(talk.chat.current_conversation)[1]
+    assert answer.state == "interrupted"
+    assert len(answer.content) > 20
+    assert len(talk.problems) == 1
+    assert "being loaded again" in talk.problems[0]
+    talk.wait_ready()
+    talk.chat.regenerate(answer.id)
+    talk.wait_idle()
+    again = talk.chat.messages(talk.chat.current_conversation)[1]
+    assert (again.state, again.sibling_count) == ("done", 2)
+
+
+def test_two_crashes_while_loading_end_the_attempts(open_talk: Callable[..., Talk]) -> None:
+    talk = open_talk(ModelRef("!crash", "/nowhere/bad.gguf", "cd" * 32))
+    talk.qtbot.waitUntil(lambda: talk.chat.engine_state.status == "failed", timeout=20_000)
+    assert sum(state.status == "loading" and state.fraction == 0.0 for state in talk.states) == 2
+    assert "not loaded again by itself" in talk.problems[-1]
+    talk.chat.send("hello")
+    assert talk.texts() == ["hello"]  # kept, though nobody can answer
+    talk.chat.load_model(MODEL)
+    talk.wait_ready()
+    talk.chat.answer_again(talk.chat.messages(talk.chat.current_conversation)[0].id)
+    talk.wait_idle()
+    assert "hello" in talk.texts()[1]
+
+
+def test_a_comparison_streams_two_siblings_and_goes_on_with_the_choice(talk: Talk) -> None:
+    ready: list[PendingComparison] = []
+    talk.chat.comparison_ready.connect(ready.append)
+    talk.chat.send("a b c d e f g h i j k l m n", compare=True)
+    talk.wait_idle()
+    assert len(ready) == 1
+    assert len(ready[0].message_ids) == 2
+    pair = [talk.chat.message(i) for i in ready[0].message_ids]
+    assert {m.sibling_count for m in pair} == {2}
+    talk.chat.choose(pair[1].id)
+    assert talk.chat.pending_comparison is None
+    assert talk.chat.messages(talk.chat.current_conversation)[-1].id == pair[1].id
+    talk.ask("go on")
+    assert talk.chat.messages(talk.chat.current_conversation)[1].id == pair[1].id
+
+
+def test_the_sides_of_a_comparison_are_shuffled(talk: Talk) -> None:
+    orders = set()
+    for number in range(12):
+        talk.chat.send(f"question {number}", compare=True)
+        talk.wait_idle()
+        pending = talk.chat.pending_comparison
+        assert pending is not None
+        indices = tuple(talk.chat.message(i).sibling_index for i in pending.message_ids)
+        orders.add(indices)
+    assert orders == {(0, 1), (1, 0)}
+
+
+def test_a_text_cut_off_by_a_crash_of_the_app_is_marked_at_the_next_start(
+    open_talk: Callable[..., Talk], tmp_path: Path
+) -> None:
+    database = Database(tmp_path / "attune.db")
+    store = ChatStore(database)
+    conversation = store.create_conversation()
+    asked = store.add_message(conversation.id, None, "user", "hello")
+    store.add_message(conversation.id, asked.id, "assistant", "half a sen", state="partial")
+    database.close()  # as kill -9 leaves it: nobody said that it ended
+    talk = open_talk()
+    answer = talk.chat.messages(talk.chat.current_conversation)[1]
+    assert (answer.state, answer.content) == ("interrupted", "half a sen")
+
+
+def test_deleting_a_conversation_can_be_undone(talk: Talk) -> None:
+    talk.ask("keep me")
+    conversation = talk.chat.current_conversation
+    talk.chat.delete_conversation(conversation)
+    assert talk.chat.current_conversation != conversation
+    talk.chat.restore_conversation(conversation)
+    assert talk.chat.current_conversation == conversation
+    assert talk.texts()[0] == "keep me"
+
+
+def test_an_unexpected_failure_of_one_request_leaves_the_engine_alive(talk: Talk) -> None:
+    talk.chat.send("please !fail now")
+    talk.wait_idle()
+    assert len(talk.problems) == 1
+    assert talk.chat.messages(talk.chat.current_conversation)[1].state == "interrupted"
+    talk.ask("and now")
+    assert "now" in talk.texts()[-1]

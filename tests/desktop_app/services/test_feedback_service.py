@@ -1,0 +1,133 @@
+"""Ratings, corrections and comparisons as records, and taking them back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from desktop_app.services.feedback_service import FeedbackService, UndoOffer
+from desktop_app.storage.chat_store import ChatStore, StoredMessage
+from desktop_app.storage.database import Database
+from desktop_app.storage.feedback_store import FeedbackStore
+from finetune.contract.chat_template import Message
+from finetune.contract.records import Comparison, Completion, Demonstration, Origin, Rating
+
+ORIGIN = Origin("base", "ab" * 32, "cd" * 32, 0.5, "ef" * 32, {"seed": 7, "temperature": 0.8})
+
+
+class Desk:
+    """A service with one conversation: a question and two sibling completions."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = Database(path)
+        self.chats = ChatStore(self.database)
+        self.store = FeedbackStore(self.database)
+        self.service = FeedbackService(self.chats, self.store, system_prompt="Be kind.")
+        conversation = self.chats.create_conversation().id
+        first = self.chats.add_message(conversation, None, "user", "hello")
+        reply = self.chats.add_message(conversation, first.id, "assistant", "hi", origin=ORIGIN)
+        asked = self.chats.add_message(conversation, reply.id, "user", "and now?")
+        self.one = self.answer(asked, "one")
+        self.two = self.answer(asked, "two")
+
+    def answer(self, asked: StoredMessage, text: str) -> StoredMessage:
+        return self.chats.add_message(
+            asked.conversation_id, asked.id, "assistant", text, origin=ORIGIN
+        )
+
+
+@pytest.fixture
+def desk(qtbot: QtBot, tmp_path: Path) -> Iterator[Desk]:
+    opened = Desk(tmp_path / "attune.db")
+    yield opened
+    opened.database.close()
+
+
+PROMPT = (
+    Message("system", "Be kind."),
+    Message("user", "hello"),
+    Message("assistant", "hi"),
+    Message("user", "and now?"),
+)
+
+
+def test_a_rating_holds_the_prompt_the_text_and_who_wrote_it(desk: Desk) -> None:
+    desk.service.rate(desk.one.id, True)
+    (record,) = desk.store.standing()
+    assert isinstance(record, Rating)
+    assert record.prompt == PROMPT
+    assert record.completion == Completion("one", ORIGIN)
+    assert record.liked
+
+
+def test_changing_a_thumb_replaces_it_and_undo_brings_the_old_one_back(desk: Desk) -> None:
+    offers: list[UndoOffer | None] = []
+    desk.service.undo_changed.connect(offers.append)
+    desk.service.rate(desk.one.id, True)
+    desk.service.rate(desk.one.id, False)
+    assert [r.liked for r in desk.store.standing() if isinstance(r, Rating)] == [False]
+    desk.service.undo()
+    assert [r.liked for r in desk.store.standing() if isinstance(r, Rating)] == [True]
+    assert offers[-1] is None
+    desk.service.undo()  # nothing more to take back
+    assert len(desk.store.standing()) == 1
+
+
+def test_taking_a_thumb_away_can_be_undone(desk: Desk) -> None:
+    desk.service.rate(desk.one.id, False)
+    desk.service.rate(desk.one.id, None)
+    assert desk.store.standing() == []
+    desk.service.undo()
+    assert len(desk.store.standing()) == 1
+
+
+def test_a_correction_keeps_both_texts(desk: Desk) -> None:
+    desk.service.correct(desk.one.id, "  ONE!  ")
+    (record,) = desk.store.standing()
+    assert isinstance(record, Demonstration)
+    assert record.completion == Completion("ONE!", None)
+    assert record.corrects == Completion("one", ORIGIN)
+    desk.service.correct(desk.one.id, "uno")
+    assert [r.completion.text for r in desk.store.standing()] == ["uno"]  # type: ignore[union-attr]
+
+
+def test_an_unchanged_or_empty_correction_is_none(desk: Desk) -> None:
+    desk.service.correct(desk.one.id, "one ")
+    desk.service.correct(desk.one.id, "   ")
+    assert desk.store.standing() == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "verdict", "ranks"),
+    [(0, "ordered", (0, 1)), (1, "ordered", (1, 0)), (None, "all_good", (0, 0))],
+)
+def test_a_comparison_keeps_the_order(
+    desk: Desk, chosen: int | None, verdict: str, ranks: tuple[int, int]
+) -> None:
+    ids = (desk.one.id, desk.two.id)
+    desk.service.compare(ids, None if chosen is None else ids[chosen], verdict)  # type: ignore[arg-type]
+    (record,) = desk.store.standing()
+    assert isinstance(record, Comparison)
+    assert [c.text for c in record.completions] == ["one", "two"]
+    assert (record.ranks, record.verdict) == (ranks, verdict)
+    assert record.prompt == PROMPT
+
+
+def test_what_is_collected_is_counted_and_says_what_is_wanted(desk: Desk) -> None:
+    desk.service.rate(desk.one.id, True)
+    desk.service.rate(desk.two.id, False)
+    desk.service.compare((desk.one.id, desk.two.id), desk.one.id, "ordered")
+    desk.service.correct(desk.two.id, "better")
+    now = desk.service.collected()
+    assert (now.liked, now.disliked, now.comparisons, now.corrections) == (1, 1, 1, 1)
+    assert (now.demonstrations, now.preferences, now.total) == (3, 4, 4)
+    assert not now.is_enough_for_sft
+    assert not now.is_enough_for_reward
+
+
+def test_the_persons_own_prompts_are_listed_with_their_history(desk: Desk) -> None:
+    prompts = [prompt for _, _, prompt in desk.service.prompts()]
+    assert prompts == [PROMPT[:2], PROMPT]
