@@ -83,6 +83,9 @@ class App(QObject):
         self.theme = Theme(self)
         self.language = Language(self)
         self._apply_settings(self.settings)
+        application = QApplication.instance()
+        assert isinstance(application, QApplication)
+        self.theme.install(application)
         self.window = MainWindow(
             self.chat,
             self.feedback,

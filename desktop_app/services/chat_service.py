@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol
 
 from PySide6.QtCore import QObject, QTimer, Signal
@@ -223,11 +223,11 @@ class ChatService(QObject):
 
     def messages(self, conversation_id: str) -> list[StoredMessage]:
         """The visible branch, first message first."""
-        return self._store.path(conversation_id)
+        return [self._up_to_now(m) for m in self._store.path(conversation_id)]
 
     def message(self, message_id: str) -> StoredMessage:
         """One message; while it is being written, with the text up to now."""
-        return self._store.message(message_id)
+        return self._up_to_now(self._store.message(message_id))
 
     def search(self, text: str) -> list[SearchHit]:
         return self._store.search(text)
@@ -520,6 +520,14 @@ class ChatService(QObject):
             if stream.unseen:
                 text, stream.unseen = stream.unseen, ""
                 self.text_appended.emit(stream.message_id, text)
+
+    def _up_to_now(self, message: StoredMessage) -> StoredMessage:
+        """With the text that ``text_appended`` has told of; the disk is a moment behind."""
+        for stream in self._turn.streams if self._turn is not None else ():
+            if stream.message_id == message.id and not stream.is_done:
+                shown = stream.text[: len(stream.text) - len(stream.unseen)]
+                return replace(message, content=shown)
+        return message
 
     def _save_partial(self) -> None:
         if self._turn is None:

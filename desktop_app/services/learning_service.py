@@ -262,7 +262,9 @@ class LearningService(QObject):
         if not prompts:
             raise UserError(self.tr("Chat a little first: the comparison uses your own prompts."))
         chosen = random.SystemRandom().sample(prompts, min(TRIAL_PROMPTS, len(prompts)))
-        self._trial = _Trial(self._models.active(), self._models.ref(new_id), iter(chosen))
+        self._trial = _Trial(
+            self._models.active(), self._models.ref(new_id), iter(chosen), len(chosen)
+        )
         self.trial_changed.emit(self._trial.score)
         self._next_question()
 
@@ -289,6 +291,11 @@ class LearningService(QObject):
         self._trial.score = score
         self.trial_changed.emit(score)
         self._next_question()
+
+    @property
+    def trial_length(self) -> int:
+        """How many questions the trial under way asks at most."""
+        return 0 if self._trial is None else self._trial.length
 
     def end_trial(self) -> None:
         self._trial = None
@@ -393,6 +400,7 @@ class _Trial:
     old: ModelRef
     new: ModelRef
     prompts: Iterator[tuple[str, str, tuple[Message, ...]]]
+    length: int
     score: TrialScore = TrialScore()
     request_id: str = ""
     place: tuple[str, str, tuple[Message, ...]] = ("", "", ())

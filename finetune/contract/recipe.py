@@ -57,6 +57,8 @@ class RewardRecipe:
     """Keeps scores near zero, so that they stay comparable."""
     warmup_fraction: float = 0.1
     max_grad_norm: float = 1.0
+    min_accuracy: float = 0.5
+    """On held-out pairs: below it the model misreads this person, and PPO is skipped."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class PpoRecipe:
     value_learning_rate: float = 3e-3
     epochs: int = 2
     minibatches: int = 2
+    epoch_kl: float = 0.05
+    """Nats a token between old and new policy; beyond 1.5 times it the epoch is broken off."""
     clip_range: float = 0.2
     value_clip_range: float = 0.2
     value_coef: float = 0.1

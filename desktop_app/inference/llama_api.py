@@ -1,0 +1,347 @@
+"""llama.cpp's low-level calls behind typed classes: model, adapter, context, sampler.
+
+The only file besides ``vocabulary`` that imports llama_cpp. Nothing here knows of prompts,
+requests or events; every pointer that llama.cpp hands out is checked and is given back by
+``close``. llama-cpp-python's own classes are not used: they do not notice a failed adapter,
+copy the logits of every token into Python, and sample there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp
+
+from desktop_app.errors import UserError
+from desktop_app.inference.engine import SamplingParams
+
+MAX_BATCH: Final = 512
+"""Tokens in one call at most: llama.cpp's own default for one piece of a prompt."""
+PENALTY_WINDOW: Final = 64
+"""Tokens back that the repeat penalty looks at: llama.cpp's default."""
+
+_DEBUG: Final = 1
+_CONTINUED: Final = 5
+
+
+class NoRoomError(Exception):
+    """The cells of the context are all taken."""
+
+
+class AbortedError(Exception):
+    """``Context.abort`` was called during a computation."""
+
+
+class Model:
+    """A GGUF file in memory.
+
+    Args:
+        path: checked by ``read_header`` before: llama.cpp trusts what it reads.
+        on_progress: called with 0..1, on the calling thread.
+
+    Raises:
+        UserError: llama.cpp cannot load it.
+    """
+
+    def __init__(self, path: Path, on_progress: Callable[[float], None]) -> None:
+        def progress(fraction: float, _: object) -> bool:
+            on_progress(fraction)
+            return True
+
+        _start_backend()
+        params = llama_cpp.llama_model_default_params()
+        params.progress_callback = callback = llama_cpp.llama_progress_callback(progress)
+        pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        del callback  # it had to outlive the call
+        if not pointer:
+            raise UserError(
+                f"llama.cpp could not load {path.name}.",
+                hint="It may be of a kind that is newer than this program.",
+            )
+        self.pointer: Any = pointer
+        self.vocab: Any = llama_cpp.llama_model_get_vocab(pointer)
+
+    @property
+    def training_context(self) -> int:
+        """Tokens the model was trained to look back on."""
+        return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether the end of a sequence can be cut off; recurrent states cannot be."""
+        return not (
+            llama_cpp.llama_model_is_recurrent(self.pointer)
+            or llama_cpp.llama_model_is_hybrid(self.pointer)
+        )
+
+    def is_end_of_generation(self, token: int) -> bool:
+        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+
+    def close(self) -> None:
+        if self.pointer:
+            llama_cpp.llama_model_free(self.pointer)
+            self.pointer = None
+
+
+class Adapter:
+    """A LoRA adapter in memory, for one model. It must fit: see ``adapter_check``.
+
+    Raises:
+        UserError: llama.cpp refuses it.
+    """
+
+    def __init__(self, model: Model, path: Path) -> None:
+        pointer = llama_cpp.llama_adapter_lora_init(model.pointer, os.fsencode(path))
+        if not pointer:  # llama-cpp-python compares with None and crashes at the first token
+            raise UserError(f"llama.cpp refused the adapter {path.name}; its log says why.")
+        self.pointer: Any = pointer
+
+    def close(self) -> None:
+        if self.pointer:
+            llama_cpp.llama_adapter_lora_free(self.pointer)
+            self.pointer = None
+
+
+class Context:
+    """A model's working memory: cells that hold the tokens of several sequences.
+
+    The sequences share their cells, so a copied prefix costs nothing.
+
+    Raises:
+        UserError: there is not enough memory.
+    """
+
+    def __init__(self, model: Model, cells: int, sequences: int, threads: int) -> None:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_batch = params.n_ubatch = MAX_BATCH
+        params.n_seq_max = sequences
+        params.kv_unified = True
+        params.n_threads = params.n_threads_batch = threads
+        params.no_perf = True
+        self._abort_flag = ctypes.create_string_buffer(2)
+        params.abort_callback, params.abort_callback_data = _flag_reader(self._abort_flag)
+        pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        if not pointer:
+            raise UserError(
+                f"There is not enough memory for a context of {cells:,} tokens.",
+                hint="Close other programs, or choose a shorter context or a smaller model.",
+            )
+        self.pointer: Any = pointer
+        self.cells = int(llama_cpp.llama_n_ctx(pointer))
+        self._memory = llama_cpp.llama_get_memory(pointer)
+        self._batch = _Batch(sequences)
+
+    def read(self, tokens: Sequence[int], position: int, sequence: int) -> None:
+        """Compute tokens of one sequence, with logits at the last.
+
+        Raises:
+            NoRoomError: no cells are left; nothing has changed.
+            AbortedError: the sequence's cells from ``position`` on are to be cut off.
+        """
+        self._decode(self._batch.of_run(tokens, position, sequence))
+
+    def step(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
+    ) -> None:
+        """Compute one token of each sequence, with logits at each. Raises as ``read``."""
+        self._decode(self._batch.of_steps(tokens, positions, sequences))
+
+    def cut(self, sequence: int, length: int) -> None:
+        """Forget a sequence's tokens from ``length`` on."""
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make ``target`` the first ``length`` tokens of ``source``, sharing its cells."""
+        llama_cpp.llama_memory_seq_rm(self._memory, target, -1, -1)
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, length)
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        llama_cpp.llama_memory_clear(self._memory, False)
+
+    def use_adapter(self, adapter: Adapter | None, scale: float) -> None:
+        """Compute with this adapter from now on. Cells computed with another stay as they are."""
+        if adapter is None:
+            failed = llama_cpp.llama_set_adapters_lora(self.pointer, None, 0, None)
+        else:
+            pointers = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter.pointer)
+            scales = (ctypes.c_float * 1)(scale)
+            failed = llama_cpp.llama_set_adapters_lora(self.pointer, pointers, 1, scales)
+        if failed:
+            raise UserError("llama.cpp refused to use the adapter; its log says why.")
+
+    def use_threads(self, writing: int, reading: int) -> None:
+        """Threads that compute single tokens, and pieces of a prompt."""
+        llama_cpp.llama_set_n_threads(self.pointer, writing, reading)
+
+    def wait(self) -> None:
+        """Until the last computation has ended; sampling waits by itself."""
+        llama_cpp.llama_synchronize(self.pointer)
+
+    def abort(self) -> None:
+        """End the computation that runs, from any thread."""
+        self._abort_flag[0] = b"\1"
+
+    def allow(self) -> None:
+        """Take ``abort`` back."""
+        self._abort_flag[0] = b"\0"
+
+    def close(self) -> None:
+        if self.pointer:
+            llama_cpp.llama_free(self.pointer)
+            self.pointer = None
+
+    def _decode(self, batch: Any) -> None:
+        result = llama_cpp.llama_decode(self.pointer, batch)
+        if result == 0:
+            return
+        if result == 1:
+            raise NoRoomError
+        if result == 2:
+            raise AbortedError
+        raise UserError("The model failed while it was computing; the log says more.")
+
+
+class Sampler:
+    """Draws tokens: llama.cpp's own chain, with its own random numbers.
+
+    Args:
+        seed: the same seed draws the same tokens from the same logits.
+    """
+
+    def __init__(self, params: SamplingParams, vocab_size: int, seed: int) -> None:
+        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        links = []
+        if params.repeat_penalty != 1.0:
+            links.append(
+                llama_cpp.llama_sampler_init_penalties(
+                    vocab_size, PENALTY_WINDOW, params.repeat_penalty, 0.0, 0.0
+                )
+            )
+        if params.temperature <= 0:
+            links.append(llama_cpp.llama_sampler_init_greedy())
+        else:
+            if params.top_k > 0:
+                links.append(llama_cpp.llama_sampler_init_top_k(params.top_k))
+            if params.top_p < 1:
+                links.append(llama_cpp.llama_sampler_init_top_p(params.top_p, 1))
+            if params.min_p > 0:
+                links.append(llama_cpp.llama_sampler_init_min_p(params.min_p, 1))
+            links.append(llama_cpp.llama_sampler_init_temp(params.temperature))
+            links.append(llama_cpp.llama_sampler_init_dist(seed))
+        for link in links:
+            llama_cpp.llama_sampler_chain_add(chain, link)
+        self._chain: Any = chain
+
+    def sample(self, context: Context, index: int) -> int:
+        """The next token, from the logits of the last batch's token ``index``."""
+        return int(llama_cpp.llama_sampler_sample(self._chain, context.pointer, index))
+
+    def close(self) -> None:
+        if self._chain:
+            llama_cpp.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def usable_seed(seed: int) -> int:
+    """The seed as llama.cpp takes it: 32 bits, and not the one that means "surprise me"."""
+    return seed % llama_cpp.LLAMA_DEFAULT_SEED
+
+
+def physical_cores() -> int:
+    """Cores this process may use, hyperthreads not counted: two on one core slow each other."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    cores: set[tuple[str, str]] = set()
+    try:
+        blocks = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+        for block in blocks.split("\n\n"):
+            pairs = (line.partition(":") for line in block.splitlines())
+            entry = {key.strip(): value.strip() for key, _, value in pairs}
+            number = entry.get("processor", "")
+            if "core id" in entry and (allowed is None or int(number) in allowed):
+                cores.add((entry.get("physical id", ""), entry["core id"]))
+    except (OSError, ValueError):
+        pass
+    if cores:
+        return len(cores)
+    logical = len(allowed) if allowed else os.cpu_count() or 1
+    return logical if sys.platform == "darwin" else math.ceil(logical / 2)
+
+
+class _Batch:
+    """The arrays of a ``llama_batch``, made once and filled again and again."""
+
+    def __init__(self, sequences: int) -> None:
+        self._tokens = (ctypes.c_int32 * MAX_BATCH)()
+        self._positions = (ctypes.c_int32 * MAX_BATCH)()
+        self._counts = (ctypes.c_int32 * MAX_BATCH)(*(1,) * MAX_BATCH)
+        self._wanted = (ctypes.c_int8 * MAX_BATCH)()  # where logits are wanted
+        self._numbers = (ctypes.c_int32 * sequences)(*range(sequences))
+        pointer = ctypes.POINTER(ctypes.c_int32)
+        step = ctypes.sizeof(ctypes.c_int32)
+        first = ctypes.addressof(self._numbers)
+        self._pointers = [
+            ctypes.cast(first + step * number, pointer) for number in range(sequences)
+        ]
+        self._sequences = (pointer * MAX_BATCH)()
+        self._batch = llama_cpp.llama_batch(
+            token=self._tokens,
+            pos=self._positions,
+            n_seq_id=self._counts,
+            seq_id=self._sequences,
+            logits=self._wanted,
+        )
+
+    def of_run(self, tokens: Sequence[int], position: int, sequence: int) -> Any:
+        count = len(tokens)
+        self._tokens[:count] = list(tokens)
+        self._positions[:count] = list(range(position, position + count))
+        pointer = self._pointers[sequence]
+        for index in range(count):
+            self._sequences[index] = pointer
+            self._wanted[index] = index == count - 1
+        self._batch.n_tokens = count
+        return self._batch
+
+    def of_steps(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
+    ) -> Any:
+        for index, sequence in enumerate(sequences):
+            self._tokens[index] = tokens[index]
+            self._positions[index] = positions[index]
+            self._sequences[index] = self._pointers[sequence]
+            self._wanted[index] = 1
+        self._batch.n_tokens = len(tokens)
+        return self._batch
+
+
+def _flag_reader(flag: ctypes.Array[ctypes.c_char]) -> tuple[Any, Any]:
+    """A native function that llama.cpp asks between two steps whether to go on.
+
+    libc's strlen is one: it is 0 for an empty text, so writing a byte to the text aborts.
+    A Python function would have to wait for the interpreter hundreds of times a token.
+    """
+    library = ctypes.CDLL("ucrtbase" if os.name == "nt" else None)
+    function = ctypes.cast(library.strlen, llama_cpp.ggml_abort_callback)
+    return function, ctypes.cast(flag, ctypes.c_void_p)
+
+
+def _log(level: int, text: bytes, _: object) -> None:
+    """llama.cpp's messages go to stderr, which the client keeps as the engine's log."""
+    if level not in (_DEBUG, _CONTINUED):
+        sys.stderr.write(text.decode("utf-8", "replace"))
+
+
+_LOG: Final = llama_cpp.llama_log_callback(_log)  # kept: the library holds only its address
+
+
+def _start_backend() -> None:
+    llama_cpp.llama_log_set(_LOG, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()

@@ -1,0 +1,255 @@
+"""Where the person writes: a field that grows, Send or Stop, and "Compare two".
+
+Enter sends, Shift+Enter starts a line. Text is only taken away after it has been sent, and
+is kept for each conversation while another one is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from PySide6.QtCore import QEvent, QMimeData, QSize, Qt, QTimer, Signal
+from PySide6.QtGui import (
+    QFocusEvent,
+    QFontMetricsF,
+    QGuiApplication,
+    QInputMethodEvent,
+    QKeyEvent,
+    QTextOption,
+)
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QVBoxLayout, QWidget
+
+from desktop_app.ui.controls import IconButton, TextLabel, restyle
+from desktop_app.ui.theme import Theme
+
+MOST_LINES: Final = 8
+_SEND_KEYS: Final = (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+
+
+class ComposerText(QPlainTextEdit):
+    """A plain text field as high as its text, up to eight lines.
+
+    Signals:
+        send_requested: Enter, with nothing left in composition.
+        focus_changed(bool).
+    """
+
+    send_requested = Signal()
+    focus_changed = Signal(bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("composerText")
+        self.setTabChangesFocus(True)
+        self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._preedit = ""
+        self.document().setDocumentMargin(4)
+        self.document().documentLayout().documentSizeChanged.connect(self._fit)
+        self._fit()
+
+    @property
+    def is_composing(self) -> bool:
+        """A syllable is being put together and is not part of the text yet."""
+        return bool(self._preedit)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        shift = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
+        if event.key() not in _SEND_KEYS or shift:
+            super().keyPressEvent(event)
+            return
+        event.accept()
+        if self.is_composing:
+            # The syllable lives outside the text until the input method gives it up.
+            QGuiApplication.inputMethod().commit()
+        QTimer.singleShot(0, self, self._send_if_composed)
+
+    def inputMethodEvent(self, event: QInputMethodEvent) -> None:
+        self._preedit = event.preeditString()
+        super().inputMethodEvent(event)
+
+    def insertFromMimeData(self, source: QMimeData) -> None:
+        self.insertPlainText(source.text())
+        self.ensureCursorVisible()
+
+    def canInsertFromMimeData(self, source: QMimeData) -> bool:
+        return source.hasText()
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        super().focusInEvent(event)
+        self.focus_changed.emit(True)
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        super().focusOutEvent(event)
+        self.focus_changed.emit(False)
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.FontChange:
+            self._fit()
+
+    def _send_if_composed(self) -> None:
+        if not self.is_composing:
+            self.send_requested.emit()
+
+    def _fit(self) -> None:
+        line = QFontMetricsF(self.font()).lineSpacing()
+        lines = min(MOST_LINES, max(1, int(self.document().size().height())))
+        self.setFixedHeight(int(lines * line + 2 * self.document().documentMargin() + 2))
+        too_long = self.document().size().height() > MOST_LINES
+        self.setVerticalScrollBarPolicy(
+            Qt.ScrollBarPolicy.ScrollBarAsNeeded
+            if too_long
+            else Qt.ScrollBarPolicy.ScrollBarAlwaysOff
+        )
+
+
+class Composer(QWidget):
+    """The field with its buttons.
+
+    Signals:
+        submitted(text, compare): send this. Whoever sends it calls ``clear`` when it is safe.
+        stop_requested.
+    """
+
+    submitted = Signal(str, bool)
+    stop_requested = Signal()
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._is_busy = False
+        self._is_ready = True
+        self._conversation = ""
+        self._drafts: dict[str, str] = {}
+        self._box = QFrame()
+        self._box.setObjectName("composerBox")
+        self.field = ComposerText()
+        self.compare = IconButton(theme, "columns")
+        self.compare.setCheckable(True)
+        self.compare.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.send = IconButton(theme, "send", colour="accent_text")
+        self.send.setObjectName("send")
+        self.send.setFixedSize(QSize(32, 32))
+        self._status = TextLabel("small", wrap=False)
+
+        buttons = QHBoxLayout()
+        buttons.setSpacing(8)
+        buttons.addWidget(self.compare)
+        buttons.addWidget(self._status, 1)
+        buttons.addWidget(self.send)
+        column = QVBoxLayout(self._box)
+        column.setContentsMargins(12, 8, 8, 8)
+        column.setSpacing(4)
+        column.addWidget(self.field)
+        column.addLayout(buttons)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self._box)
+
+        self.setFocusProxy(self.field)
+        self.field.send_requested.connect(self._submit)
+        self.field.focus_changed.connect(self._show_focus)
+        self.field.textChanged.connect(self._update_send)
+        self.compare.toggled.connect(self._retranslate)
+        self.send.clicked.connect(self._send_or_stop)
+        self._retranslate()
+        self._update_send()
+
+    def text(self) -> str:
+        return self.field.toPlainText()
+
+    def set_text(self, text: str) -> None:
+        self.field.setPlainText(text)
+        cursor = self.field.textCursor()
+        cursor.movePosition(cursor.MoveOperation.End)
+        self.field.setTextCursor(cursor)
+
+    def clear(self) -> None:
+        """The text has been sent."""
+        self.field.clear()
+        self._drafts.pop(self._conversation, None)
+
+    def show_conversation(self, conversation_id: str) -> None:
+        """Put the text aside and show what was begun in another conversation."""
+        if conversation_id == self._conversation:
+            return
+        self._keep_draft()
+        self._conversation = conversation_id
+        self.set_text(self._drafts.get(conversation_id, ""))
+
+    def drafts(self) -> dict[str, str]:
+        """What was begun and not sent, by conversation."""
+        self._keep_draft()
+        return dict(self._drafts)
+
+    def restore_drafts(self, drafts: dict[str, str]) -> None:
+        self._drafts = dict(drafts)
+        if not self.text():
+            self.set_text(self._drafts.get(self._conversation, ""))
+
+    def set_busy(self, busy: bool) -> None:
+        """A completion is being written: Stop instead of Send; typing goes on."""
+        self._is_busy = busy
+        if not busy:
+            self.set_status("")
+        self._retranslate()
+        self._update_send()
+
+    def set_ready(self, ready: bool) -> None:
+        """Whether there is a model to send to."""
+        self._is_ready = ready
+        self._update_send()
+
+    def set_status(self, text: str) -> None:
+        """A few words beside the buttons."""
+        self._status.setText(text)
+
+    def changeEvent(self, event: QEvent) -> None:
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+        super().changeEvent(event)
+
+    def _submit(self) -> None:
+        if self._can_send():
+            self.submitted.emit(self.text().strip(), self.compare.isChecked())
+
+    def _send_or_stop(self) -> None:
+        if self._is_busy:
+            self.stop_requested.emit()
+        else:
+            QGuiApplication.inputMethod().commit()
+            self._submit()
+
+    def _can_send(self) -> bool:
+        return self._is_ready and not self._is_busy and bool(self.text().strip())
+
+    def _update_send(self) -> None:
+        can_press = self._is_busy or self._can_send()
+        self.send.setEnabled(can_press)
+        self.send.set_icon(
+            "stop" if self._is_busy else "send", "accent_text" if can_press else "text_muted"
+        )
+
+    def _keep_draft(self) -> None:
+        if self.text().strip():
+            self._drafts[self._conversation] = self.text()
+        else:
+            self._drafts.pop(self._conversation, None)
+
+    def _show_focus(self, focused: bool) -> None:
+        self._box.setProperty("active", focused)
+        restyle(self._box)
+
+    def _retranslate(self) -> None:
+        self.field.setAccessibleName(self.tr("Your message"))
+        self.field.setPlaceholderText(self.tr("Write a message"))
+        self.compare.setText(self.tr("Compare two"))
+        self.compare.setAccessibleName(self.tr("Compare two"))
+        self.compare.setToolTip(
+            self.tr("Ask for two answers and choose the better one. It teaches your model most.")
+        )
+        if self._is_busy:
+            self.send.set_name(self.tr("Stop"), "Esc")
+        else:
+            self.send.set_name(self.tr("Send"), self.tr("Enter"))

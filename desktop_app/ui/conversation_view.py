@@ -1,0 +1,193 @@
+"""The centre of the window: the messages of the open conversation, or a friendly beginning.
+
+It turns what the services tell into rows of a virtual list: a card for each message on the
+visible branch, and the pending comparison in place of the completion that will be chosen.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QStackedLayout, QWidget
+
+from desktop_app.services.chat_service import ChatService, PendingComparison
+from desktop_app.services.feedback_service import FeedbackService
+from desktop_app.storage.chat_store import StoredMessage
+from desktop_app.ui.comparison_view import ComparisonView
+from desktop_app.ui.empty_state import EmptyState
+from desktop_app.ui.message_card import CompletionCard, UserCard
+from desktop_app.ui.theme import Theme
+from desktop_app.ui.virtual_list import RowWidget, VirtualList
+
+_COMPARISON: Final = "comparison:"
+_CHROME: Final = 60
+"""Height of a card beyond its text."""
+
+
+class ConversationView(QWidget):
+    """Shows the current conversation.
+
+    Signals:
+        suggestion_chosen(text): one of the suggestions of the empty state.
+    """
+
+    suggestion_chosen = Signal(str)
+
+    def __init__(
+        self,
+        chat: ChatService,
+        feedback: FeedbackService,
+        theme: Theme,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._chat = chat
+        self._feedback = feedback
+        self._theme = theme
+        self._messages: dict[str, StoredMessage] = {}
+        self._last_id = ""
+        self._pending: PendingComparison | None = None
+        self._ready: PendingComparison | None = None
+        self._conversation = ""
+        self.list = VirtualList(self._make_row, self._estimate, theme)
+        self.empty = EmptyState(theme)
+        self.empty.suggestion_chosen.connect(self.suggestion_chosen)
+        self._stack = QStackedLayout(self)
+        self._stack.addWidget(self.list)
+        self._stack.addWidget(self.empty)
+        chat.conversation_opened.connect(self._on_opened)
+        chat.path_changed.connect(self._on_path_changed)
+        chat.text_appended.connect(self._on_text)
+        chat.message_changed.connect(self._on_message_changed)
+        chat.busy_changed.connect(self._refresh_rows)
+        chat.prompt_progress.connect(self._on_progress)
+        chat.comparison_ready.connect(self._on_ready)
+        feedback.message_changed.connect(self._on_feedback)
+        if chat.current_conversation:
+            self._on_opened(chat.current_conversation)
+
+    def scroll_to_end(self) -> None:
+        """Show the newest message and follow it."""
+        self.list.scroll_to_end()
+
+    # --- what the services tell ---
+
+    def _on_opened(self, conversation_id: str) -> None:
+        self.list.set_keys([])
+        self._conversation = conversation_id
+        self._load()
+        self.list.scroll_to_end()
+
+    def _on_path_changed(self, conversation_id: str) -> None:
+        if conversation_id == self._conversation:
+            last = self._last_id
+            self._load()
+            if self._last_id != last and self._chat.is_busy:
+                self.list.scroll_to_end()  # the person has asked for something
+
+    def _on_text(self, message_id: str, text: str) -> None:
+        key = self._key_of(message_id)
+        row = self.list.row(key)
+        if isinstance(row, CompletionCard):
+            row.append_text(text)
+        elif isinstance(row, ComparisonView):
+            row.append_text(message_id, text)
+        self.list.row_changed(key)
+
+    def _on_message_changed(self, message_id: str) -> None:
+        key = self._key_of(message_id)
+        row = self.list.row(key)
+        if isinstance(row, ComparisonView):
+            row.refresh(message_id)
+        elif message_id in self._messages:
+            message = self._chat.message(message_id)
+            self._messages[message_id] = message
+            if isinstance(row, CompletionCard):
+                row.refresh(message)
+        self.list.row_changed(key)
+
+    def _on_progress(self, done: int, total: int) -> None:
+        row = self.list.row(self._key_of(self._last_id))
+        if isinstance(row, ComparisonView):
+            row.set_progress(done, total)
+        elif isinstance(row, CompletionCard):
+            row.indicator.set_progress(done, total)
+
+    def _on_ready(self, pending: PendingComparison) -> None:
+        self._ready = pending
+        row = self.list.row(_key_of_comparison(pending))
+        if isinstance(row, ComparisonView):
+            row.set_ready()
+            self.list.row_changed(_key_of_comparison(pending))
+
+    def _on_feedback(self, message_id: str) -> None:
+        row = self.list.row(message_id)
+        if isinstance(row, CompletionCard):
+            row.refresh_feedback()
+            self.list.row_changed(message_id)
+
+    # --- rows ---
+
+    def _load(self) -> None:
+        """Read the visible branch again."""
+        messages = self._chat.messages(self._conversation)
+        pending = self._chat.pending_comparison
+        if pending is not None and pending.conversation_id != self._conversation:
+            pending = None
+        self._pending = pending
+        self._messages = {message.id: message for message in messages}
+        self._last_id = messages[-1].id if messages else ""
+        keys = [message.id for message in messages]
+        if pending is not None and self._last_id in pending.message_ids:
+            keys[-1] = _key_of_comparison(pending)
+        self.list.set_keys(keys)
+        self._refresh_rows()
+        self._stack.setCurrentWidget(self.list if messages else self.empty)
+
+    def _refresh_rows(self) -> None:
+        """What is allowed, and where each message stands among its siblings."""
+        for message_id, message in self._messages.items():
+            row = self.list.row(message_id)
+            if isinstance(row, UserCard):
+                row.refresh(message, is_last=message_id == self._last_id)
+            elif isinstance(row, CompletionCard):
+                row.refresh(message)
+            else:
+                continue
+            self.list.row_changed(message_id)
+
+    def _key_of(self, message_id: str) -> str:
+        if self._pending is not None and message_id in self._pending.message_ids:
+            return _key_of_comparison(self._pending)
+        return message_id
+
+    def _make_row(self, key: str) -> RowWidget:
+        if key.startswith(_COMPARISON):
+            assert self._pending is not None
+            comparison = ComparisonView(self._chat, self._feedback, self._theme, self._pending)
+            if self._ready == self._pending:
+                comparison.set_ready()
+            return comparison
+        message = self._messages[key]
+        if message.role == "user":
+            card = UserCard(self._chat, self._theme, message)
+            card.refresh(message, is_last=key == self._last_id)
+            return card
+        if message.state == "partial":
+            message = self._messages[key] = self._chat.message(key)
+        return CompletionCard(self._chat, self._feedback, self._theme, message)
+
+    def _estimate(self, key: str, width: int) -> int:
+        """A guess that the first showing replaces."""
+        if key.startswith(_COMPARISON):
+            return 300
+        text = self._messages[key].content
+        metrics = self.fontMetrics()
+        characters = max(20, width // max(1, metrics.averageCharWidth()))
+        lines = text.count("\n") + len(text) // characters + 1
+        return _CHROME + int(lines * metrics.height() * 1.35)
+
+
+def _key_of_comparison(pending: PendingComparison) -> str:
+    return _COMPARISON + pending.message_ids[0]

@@ -1,0 +1,60 @@
+"""Figures of a run or a version in words a person understands.
+
+The trainer names its metrics as the field does; here they get a name, a unit and an order.
+What is not in the table is not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from PySide6.QtCore import QT_TRANSLATE_NOOP, QCoreApplication
+
+Unit = Literal["percent", "times", "nats", "plain"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number with its name, ready for the screen."""
+
+    label: str
+    value: str
+    metric: str
+
+
+# Metric names (any of them), unit, label.
+_TABLE: Final[Sequence[tuple[Sequence[str], Unit, str]]] = (
+    (
+        ("preference_accuracy", "held_out_accuracy", "accuracy"),
+        "percent",
+        str(QT_TRANSLATE_NOOP("Figures", "Agrees with your choices")),
+    ),
+    (("win_rate",), "percent", str(QT_TRANSLATE_NOOP("Figures", "Better than before"))),
+    (("length_ratio",), "times", str(QT_TRANSLATE_NOOP("Figures", "Length of answers"))),
+    (("kl",), "nats", str(QT_TRANSLATE_NOOP("Figures", "Distance from before"))),
+    (("loss_ratio",), "times", str(QT_TRANSLATE_NOOP("Figures", "Loss on unseen text"))),
+    (("distinct_ratio",), "times", str(QT_TRANSLATE_NOOP("Figures", "Variety of words"))),
+)
+
+
+def figures(metrics: Mapping[str, float], most: int = 6) -> list[Figure]:
+    """The known ones among ``metrics``, most telling first."""
+    found = []
+    for names, unit, label in _TABLE:
+        name = next((name for name in names if name in metrics), None)
+        if name is not None:
+            translated = QCoreApplication.translate("Figures", label)
+            found.append(Figure(translated, _shown(metrics[name], unit), name))
+    return found[:most]
+
+
+def _shown(value: float, unit: Unit) -> str:
+    if unit == "percent":
+        return f"{value * 100:.0f} %"
+    if unit == "times":
+        return f"×{value:.2f}"
+    if unit == "nats":
+        return QCoreApplication.translate("Figures", "{0} nats").format(f"{value:.2f}")
+    return f"{value:.2f}"

@@ -1,0 +1,247 @@
+"""The line above a conversation: its title, the model's state, the context, the privacy badge."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QVBoxLayout, QWidget
+
+from desktop_app.services.chat_service import EngineState
+from desktop_app.ui.controls import Button, ElidedLabel, IconButton, TextLabel, restyle
+from desktop_app.ui.theme import Theme
+
+ROOM_FOR_BADGE: Final = 620
+"""Narrower than this, the privacy badge is its icon alone."""
+NEARLY_FULL: Final = 0.85
+
+
+class ContextMeter(QWidget):
+    """How much of what the model can see at once is used."""
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._used = self._total = self._dropped = 0
+        self.setFixedSize(QSize(88, 24))
+        theme.changed.connect(self.update)
+        self.set_context(0, 0, 0)
+
+    def set_context(self, used: int, total: int, dropped: int) -> None:
+        """Tokens of the last prompt, room for tokens, messages that did not fit."""
+        self._used, self._total, self._dropped = used, total, dropped
+        self.setVisible(total > 0)
+        self._retranslate()
+        self.update()
+
+    def changeEvent(self, event: QEvent) -> None:
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+        super().changeEvent(event)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        tokens = self._theme.tokens
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setFont(self._theme.font(tokens.font_small))
+        painter.setPen(QColor(tokens.warning if self._dropped else tokens.text_muted))
+        text = f"{_short(self._used)} / {_short(self._total)}"
+        painter.drawText(
+            self.rect().adjusted(0, 0, 0, -6),
+            Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter,
+            text,
+        )
+        bar = QRectF(0, self.height() - 5, self.width(), 4)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(tokens.surface_sunken))
+        painter.drawRoundedRect(bar, 2, 2)
+        share = min(1.0, self._used / self._total) if self._total else 0.0
+        is_full = self._dropped > 0 or share > NEARLY_FULL
+        painter.setBrush(QColor(tokens.warning if is_full else tokens.accent))
+        bar.setWidth(bar.width() * share)
+        if share > 0:
+            painter.drawRoundedRect(bar, 2, 2)
+
+    def _retranslate(self) -> None:
+        text = self.tr("The model sees {0} of at most {1} tokens of this conversation.").format(
+            f"{self._used:,}", f"{self._total:,}"
+        )
+        if self._dropped:
+            text += " " + self.tr("%n earlier message(s) no longer fit.", "", self._dropped)
+        self.setToolTip(text)
+        self.setAccessibleName(self.tr("Context"))
+        self.setAccessibleDescription(text)
+
+
+class PrivacyBadge(QFrame):
+    """ "On this computer only": no word leaves the machine."""
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self.setProperty("kind", "badge")
+        self._icon = QLabel()
+        self.words = TextLabel("small", wrap=False)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(8, 3, 8, 3)
+        row.setSpacing(4)
+        row.addWidget(self._icon)
+        row.addWidget(self.words)
+        theme.changed.connect(self._redraw)
+        self._redraw()
+        self._retranslate()
+
+    def changeEvent(self, event: QEvent) -> None:
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+        super().changeEvent(event)
+
+    def _redraw(self) -> None:
+        icon = self._theme.icon("lock", self._theme.tokens.text_muted)
+        self._icon.setPixmap(icon.pixmap(QSize(16, 16), self.devicePixelRatio()))
+
+    def _retranslate(self) -> None:
+        text = self.tr("On this computer only")
+        self.words.setText(text)
+        self.setAccessibleName(text)
+        self.setToolTip(
+            self.tr("Conversations, feedback and training stay here. Nothing is sent anywhere.")
+        )
+
+
+class ModelStatus(QWidget):
+    """A dot and a few words about the model; a button where it has to be restarted.
+
+    Signals:
+        restart_requested.
+    """
+
+    restart_requested = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._state = EngineState("starting")
+        self._version = ""
+        self._words = ElidedLabel("small")
+        self.restart = Button("quiet")
+        self.restart.hide()
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(8)
+        row.addWidget(self._words, 1)
+        row.addWidget(self.restart)
+        self.restart.clicked.connect(self.restart_requested)
+        self._retranslate()
+
+    def set_state(self, state: EngineState) -> None:
+        self._state = state
+        self.restart.setVisible(state.status == "failed")
+        self._retranslate()
+
+    def set_version(self, name: str) -> None:
+        """The name of the active model version."""
+        self._version = name
+        self._retranslate()
+
+    def text(self) -> str:
+        return self._words.text()
+
+    def changeEvent(self, event: QEvent) -> None:
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+        super().changeEvent(event)
+
+    def _retranslate(self) -> None:
+        name = self._version or self._state.model_name
+        tone = ""
+        if self._state.status == "ready":
+            words = self.tr("{0} · ready").format(name) if name else self.tr("Ready")
+        elif self._state.status == "failed":
+            words, tone = self.tr("The model is not running"), "negative"
+        elif self._state.fraction > 0:
+            words = self.tr("Loading the model… {0} %").format(round(self._state.fraction * 100))
+        else:
+            words = self.tr("Loading the model…")
+        self._words.setText(words)
+        self._words.setProperty("tone", tone)
+        restyle(self._words)
+        self.restart.setText(self.tr("Restart model"))
+
+
+class Header(QFrame):
+    """Title and state on the left, context, privacy and the panel's button on the right.
+
+    Signals:
+        sidebar_toggled, panel_toggled, rename_requested, delete_requested.
+    """
+
+    sidebar_toggled = Signal()
+    panel_toggled = Signal()
+    rename_requested = Signal()
+    delete_requested = Signal()
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("header")
+        self._title_text = ""
+        self.sidebar_button = IconButton(theme, "sidebar")
+        self.title = ElidedLabel("heading")
+        self.status = ModelStatus()
+        self.more = IconButton(theme, "more")
+        self.meter = ContextMeter(theme)
+        self.badge = PrivacyBadge(theme)
+        self.panel_button = IconButton(theme, "learn")
+        self.panel_button.setCheckable(True)
+        self.panel_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        menu = QMenu(self)
+        self._rename = menu.addAction("")
+        self._delete = menu.addAction("")
+        self.more.setMenu(menu)
+        self.more.setPopupMode(IconButton.ToolButtonPopupMode.InstantPopup)
+
+        texts = QVBoxLayout()
+        texts.setSpacing(0)
+        texts.addWidget(self.title)
+        texts.addWidget(self.status)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(12, 8, 12, 8)
+        row.setSpacing(8)
+        row.addWidget(self.sidebar_button)
+        row.addLayout(texts, 1)
+        row.addWidget(self.more)
+        row.addWidget(self.meter)
+        row.addWidget(self.badge)
+        row.addWidget(self.panel_button)
+
+        self.sidebar_button.clicked.connect(self.sidebar_toggled)
+        self.panel_button.clicked.connect(self.panel_toggled)
+        self._rename.triggered.connect(self.rename_requested)
+        self._delete.triggered.connect(self.delete_requested)
+        self._retranslate()
+
+    def set_title(self, title: str) -> None:
+        self._title_text = title
+        self.title.setText(title or self.tr("New conversation"))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self.badge.words.setVisible(self.width() >= ROOM_FOR_BADGE)
+
+    def changeEvent(self, event: QEvent) -> None:
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+        super().changeEvent(event)
+
+    def _retranslate(self) -> None:
+        self.set_title(self._title_text)
+        self.sidebar_button.set_name(self.tr("Show or hide the conversations"), "Ctrl+B")
+        self.more.set_name(self.tr("More about this conversation"))
+        self._rename.setText(self.tr("Rename"))
+        self._delete.setText(self.tr("Delete"))
+        self.panel_button.setText(self.tr("Learning"))
+        self.panel_button.set_name(self.tr("Show or hide the learning panel"), "Ctrl+L")
+
+
+def _short(number: int) -> str:
+    return f"{number / 1000:.1f}k" if number >= 1000 else str(number)

@@ -1,0 +1,462 @@
+"""The window: conversations on the left, the chat in the middle, learning on the right.
+
+It places the parts and connects them to the services; what a part shows and how is the
+part's own business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from PySide6.QtCore import QByteArray, QEvent, Qt, QTimer
+from PySide6.QtGui import QCloseEvent, QResizeEvent
+from PySide6.QtWidgets import (
+    QApplication,
+    QHBoxLayout,
+    QMainWindow,
+    QSplitter,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from desktop_app.paths import Profile
+from desktop_app.services.chat_service import ChatService, EngineState
+from desktop_app.services.feedback_service import FeedbackService, UndoOffer
+from desktop_app.services.learning_service import LearningService
+from desktop_app.settings import Settings
+from desktop_app.ui.composer import Composer
+from desktop_app.ui.controls import IconButton, confirm
+from desktop_app.ui.conversation_list import ConversationList
+from desktop_app.ui.conversation_view import ConversationView
+from desktop_app.ui.header import Header
+from desktop_app.ui.language import Language
+from desktop_app.ui.learning_panel import LearningPanel
+from desktop_app.ui.notices import Action, NoticeArea
+from desktop_app.ui.settings_dialog import SettingsDialog
+from desktop_app.ui.shortcuts import Shortcuts
+from desktop_app.ui.theme import MAX_SCALE, MIN_SCALE, Theme
+from desktop_app.ui.trial_view import TrialView
+from desktop_app.ui.window_state import WindowState, load_window_state, save_window_state
+
+SIDEBAR_WIDTH: Final = 248
+PANEL_WIDTH: Final = 368
+CENTRE_WIDTH: Final = 400
+"""Less room than this between side bar and panel, and the side bar makes way."""
+COMPOSER_WIDTH: Final = 820
+ZOOM_STEP: Final = 0.1
+DRAFT_SAVE_MS: Final = 2000
+
+
+class MainWindow(QMainWindow):
+    """All of Attune's parts in one window.
+
+    Args:
+        settings: the choices in force.
+        save_settings: called with new choices; it keeps them and puts them in force.
+        profile: where the window's own state is kept.
+    """
+
+    def __init__(
+        self,
+        chat: ChatService,
+        feedback: FeedbackService,
+        learning: LearningService,
+        theme: Theme,
+        settings: Settings,
+        save_settings: Callable[[Settings], None],
+        language: Language,
+        profile: Profile,
+    ) -> None:
+        super().__init__()
+        self._chat = chat
+        self._feedback = feedback
+        self._learning = learning
+        self._theme = theme
+        self._settings = settings
+        self._change_settings = save_settings
+        self._language = language
+        self._profile = profile
+        self._settings_dialog: SettingsDialog | None = None
+        self._sidebar_wanted = True
+        self.setMinimumSize(720, 520)
+        self.resize(1080, 720)
+        application = QApplication.instance()
+        if isinstance(application, QApplication):
+            theme.install(application)
+        self._build()
+        self._connect()
+        self._restore()
+        self._on_engine(chat.engine_state)
+        self._on_busy(chat.is_busy)
+        self._on_opened(chat.current_conversation)
+        self.shortcuts = Shortcuts(self)
+        self._settings_button.clicked.connect(self.show_settings)
+        self._keys_button.clicked.connect(self.shortcuts.show_list)
+        self._retranslate()
+        self._offer_to_resume()
+        self.composer.setFocus()
+
+    # --- what the keys and buttons do ---
+
+    def new_conversation(self) -> None:
+        self._chat.new_conversation()
+        self.composer.setFocus()
+
+    def search(self) -> None:
+        self._set_sidebar(True)
+        self.conversations.search.setFocus()
+        self.conversations.search.selectAll()
+
+    def regenerate(self) -> None:
+        """Another answer for the last turn."""
+        path = self._chat.messages(self._chat.current_conversation)
+        if not path or self._chat.is_busy or self._is_in_trial():
+            return
+        if path[-1].role == "assistant":
+            self._chat.regenerate(path[-1].id)
+        else:
+            self._chat.answer_again(path[-1].id)
+
+    def escape(self) -> None:
+        """Stop writing; or leave the search."""
+        if self.conversations.search.hasFocus():
+            self.conversations.search.clear()
+            self.composer.setFocus()
+        else:
+            self._chat.stop()
+
+    def undo_feedback(self) -> None:
+        self._feedback.undo()
+
+    def toggle_panel(self) -> None:
+        self._set_panel(self.panel.isHidden())
+
+    def toggle_sidebar(self) -> None:
+        self._set_sidebar(self.sidebar.isHidden())
+
+    def zoom(self, steps: int) -> None:
+        """Larger (+1) or smaller (-1) text; 0 is the system's size again."""
+        scale = self._theme.font_scale + steps * ZOOM_STEP if steps else 1.0
+        scale = round(min(MAX_SCALE, max(MIN_SCALE, scale)), 2)
+        self._on_settings(replace(self._settings, font_scale=scale))
+
+    def show_settings(self) -> None:
+        if self._settings_dialog is None:
+            dialog = SettingsDialog(self._settings, self._profile.root, self)
+            dialog.changed.connect(self._on_settings)
+            self._settings_dialog = dialog
+        self._settings_dialog.show_settings(self._settings)
+        self._settings_dialog.show()
+        self._settings_dialog.raise_()
+        self._settings_dialog.activateWindow()
+
+    def show_problem(self, message: str, hint: str = "") -> None:
+        """Also the last stop of an exception nobody expected."""
+        self.notices.show_notice("problem", message, hint, kind="problem")
+
+    # --- Qt ---
+
+    def changeEvent(self, event: QEvent) -> None:
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+        super().changeEvent(event)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._make_room()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        if self._learning.state == "training" and not confirm(
+            self,
+            self.tr("A training is running."),
+            self.tr("If Attune closes, the training stops. You can resume it next time."),
+            self.tr("Stop and close"),
+            self.tr("Keep open"),
+        ):
+            event.ignore()
+            return
+        self._draft_timer.stop()
+        self._save_state()
+        super().closeEvent(event)
+
+    # --- building ---
+
+    def _build(self) -> None:
+        theme = self._theme
+        self.conversations = ConversationList(self._chat, theme)
+        self.sidebar = QWidget()
+        self.sidebar.setObjectName("sidebar")
+        self.sidebar.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        self.sidebar.setMinimumWidth(200)
+        side = QVBoxLayout(self.sidebar)
+        side.setContentsMargins(0, 12, 1, 8)
+        side.addWidget(self.conversations, 1)
+        self._settings_button = IconButton(theme, "settings")
+        self._keys_button = IconButton(theme, "keyboard")
+        side_foot = QHBoxLayout()
+        side_foot.setContentsMargins(12, 0, 12, 0)
+        side_foot.addWidget(self._settings_button)
+        side_foot.addWidget(self._keys_button)
+        side_foot.addStretch(1)
+        side.addLayout(side_foot)
+
+        self.header = Header(theme)
+        self.view = ConversationView(self._chat, self._feedback, theme)
+        self.notices = NoticeArea(theme)
+        self.composer = Composer(theme)
+        foot = QVBoxLayout()
+        foot.setSpacing(8)
+        foot.addWidget(self.notices)
+        foot.addWidget(self.composer)
+        column = QWidget()
+        column.setMaximumWidth(COMPOSER_WIDTH)
+        column.setLayout(foot)
+        foot.setContentsMargins(0, 0, 0, 0)
+        foot_row = QHBoxLayout()
+        foot_row.setContentsMargins(16, 8, 16, 16)
+        foot_row.addStretch(1)
+        foot_row.addWidget(column, 1000)
+        foot_row.addStretch(1)
+        chat_page = QWidget()
+        page = QVBoxLayout(chat_page)
+        page.setContentsMargins(0, 0, 0, 0)
+        page.setSpacing(0)
+        page.addWidget(self.view, 1)
+        page.addLayout(foot_row)
+
+        self.trial = TrialView(self._learning, theme)
+        self.pages = QStackedWidget()
+        self.pages.addWidget(chat_page)
+        self.pages.addWidget(self.trial)
+        centre = QWidget()
+        centre.setObjectName("centre")
+        centre.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        middle = QVBoxLayout(centre)
+        middle.setContentsMargins(0, 0, 0, 0)
+        middle.setSpacing(0)
+        middle.addWidget(self.header)
+        middle.addWidget(self.pages, 1)
+
+        self.panel = LearningPanel(self._learning, self._feedback, theme)
+        self.splitter = QSplitter(Qt.Orientation.Horizontal)
+        self.splitter.setChildrenCollapsible(False)
+        self.splitter.setHandleWidth(1)
+        for widget in (self.sidebar, centre, self.panel):
+            self.splitter.addWidget(widget)
+        self.splitter.setStretchFactor(1, 1)
+        for index in (0, 2):
+            self.splitter.setStretchFactor(index, 0)
+        self.splitter.setSizes([SIDEBAR_WIDTH, 1000, PANEL_WIDTH])
+        self.setCentralWidget(self.splitter)
+        self._draft_timer = QTimer(self)
+        self._draft_timer.setSingleShot(True)
+        self._draft_timer.setInterval(DRAFT_SAVE_MS)
+
+    def _connect(self) -> None:
+        chat, feedback, learning = self._chat, self._feedback, self._learning
+        chat.conversation_opened.connect(self._on_opened)
+        chat.conversations_changed.connect(self._show_title)
+        chat.busy_changed.connect(self._on_busy)
+        chat.engine_changed.connect(self._on_engine)
+        chat.context_changed.connect(self.header.meter.set_context)
+        chat.prompt_progress.connect(self._on_prompt_progress)
+        chat.text_appended.connect(self._on_first_text)
+        chat.problem.connect(self.show_problem)
+        feedback.undo_changed.connect(self._on_feedback)
+        learning.problem.connect(self.show_problem)
+        learning.versions_changed.connect(self._show_version)
+        learning.run_ended.connect(self._on_run_ended)
+
+        self.composer.submitted.connect(self._send)
+        self.composer.stop_requested.connect(chat.stop)
+        self.composer.field.textChanged.connect(self._draft_timer.start)
+        self._draft_timer.timeout.connect(self._save_state)
+        self.conversations.deleted.connect(self._on_deleted)
+        self.header.status.restart_requested.connect(self._restart_model)
+        self.header.sidebar_toggled.connect(self.toggle_sidebar)
+        self.header.panel_toggled.connect(self.toggle_panel)
+        self.header.rename_requested.connect(self._rename_open)
+        self.header.delete_requested.connect(self._delete_open)
+        self.panel.trial_requested.connect(self._start_trial)
+        self.panel.problem.connect(self.show_problem)
+        self.trial.finished.connect(self._leave_trial)
+        self.trial.problem.connect(self.show_problem)
+
+    # --- what the services say ---
+
+    def _on_opened(self, conversation_id: str) -> None:
+        self.composer.show_conversation(conversation_id)
+        self._show_title()
+
+    def _show_title(self) -> None:
+        titles = {c.id: c.title for c in self._chat.conversations()}
+        title = titles.get(self._chat.current_conversation, "")
+        self.header.set_title(title)
+        self.setWindowTitle(f"{title} — Attune" if title else "Attune")
+
+    def _on_busy(self, busy: bool) -> None:
+        self.composer.set_busy(busy)
+
+    def _on_engine(self, state: EngineState) -> None:
+        self.header.status.set_state(state)
+        self.composer.set_ready(state.status == "ready")
+        self._show_version()
+        if state.status == "failed":
+            self.notices.show_notice(
+                "engine",
+                self.tr("The model is not running."),
+                state.message,
+                kind="problem",
+                actions=[Action(self.tr("Restart model"), self._restart_model)],
+            )
+        elif state.status == "ready":
+            self.notices.dismiss("engine")
+
+    def _on_prompt_progress(self, done: int, total: int) -> None:
+        if done < total:
+            percent = round(100 * done / total)
+            self.composer.set_status(self.tr("Reading the conversation… {0} %").format(percent))
+        else:
+            self.composer.set_status(self.tr("Thinking…"))
+
+    def _on_first_text(self, _message_id: str, _text: str) -> None:
+        self.composer.set_status("")
+
+    def _on_feedback(self, offer: UndoOffer | None) -> None:
+        if offer is None:
+            self.notices.dismiss("feedback")
+            return
+        sentences = {
+            "liked": self.tr("Noted: you like this answer."),
+            "disliked": self.tr("Noted: you do not like this answer."),
+            "correction": self.tr("Your correction is kept. The model can learn from it."),
+            "comparison": self.tr("Your choice is kept."),
+            "cleared": self.tr("The rating was taken back."),
+        }
+        undo = Action(self.tr("Undo"), self._feedback.undo)
+        self.notices.show_notice("feedback", sentences[offer.kind], actions=[undo], seconds=5.0)
+
+    def _on_run_ended(self, _result: object) -> None:
+        self._set_panel(True)
+
+    def _offer_to_resume(self) -> None:
+        if self._learning.resumable() is not None:
+            self.notices.show_notice(
+                "resume",
+                self.tr("A training is unfinished."),
+                actions=[Action(self.tr("Show"), self._show_learning)],
+                seconds=0,
+            )
+
+    def _show_learning(self) -> None:
+        self.panel.tabs.setCurrentIndex(0)
+        self._set_panel(True)
+
+    def _on_deleted(self, conversation_id: str, title: str) -> None:
+        undo = Action(self.tr("Undo"), lambda: self._chat.restore_conversation(conversation_id))
+        self.notices.show_notice(
+            "deleted", self.tr("“{0}” was deleted.").format(title), actions=[undo], seconds=10.0
+        )
+
+    def _show_version(self) -> None:
+        active = self._learning.active_version()
+        names = {v.version_id: v.name for v in self._learning.versions()}
+        self.header.status.set_version(names.get(active, ""))
+
+    # --- what the parts ask for ---
+
+    def _send(self, text: str, compare: bool) -> None:
+        self._chat.send(text, compare=compare or self._is_turn_to_compare())
+        self.composer.clear()  # not reached where sending failed: the text stays
+        self.view.scroll_to_end()
+
+    def _is_turn_to_compare(self) -> bool:
+        every = self._settings.compare_every
+        path = self._chat.messages(self._chat.current_conversation)
+        turns = sum(message.role == "user" for message in path) + 1
+        return every > 0 and turns % every == 0
+
+    def _restart_model(self) -> None:
+        self.notices.dismiss("engine")
+        self.notices.dismiss("problem")
+        self._chat.restart_engine()
+
+    def _rename_open(self) -> None:
+        self._set_sidebar(True)
+        self.conversations.search.clear()
+        self.conversations.refresh()
+        self.conversations.rename(self._chat.current_conversation)
+
+    def _delete_open(self) -> None:
+        self.conversations.delete(self._chat.current_conversation)
+
+    def _start_trial(self, version_id: str) -> None:
+        self._chat.stop()
+        if self.trial.start(version_id):
+            self.pages.setCurrentWidget(self.trial)
+            self.trial.setFocus()
+
+    def _leave_trial(self) -> None:
+        self.pages.setCurrentIndex(0)
+        self.composer.setFocus()
+
+    def _is_in_trial(self) -> bool:
+        return self.pages.currentWidget() is self.trial
+
+    # --- settings and state ---
+
+    def _on_settings(self, settings: Settings) -> None:
+        self._settings = settings
+        self._change_settings(settings)
+
+    def _restore(self) -> None:
+        state = load_window_state(self._profile.root)
+        if state.geometry:
+            self.restoreGeometry(QByteArray.fromBase64(QByteArray(state.geometry.encode())))
+        if len(state.sizes) == self.splitter.count() and all(state.sizes):
+            self.splitter.setSizes(state.sizes)
+        self.composer.restore_drafts(state.drafts)
+        self._set_sidebar(state.sidebar_open)
+        self._set_panel(state.panel_open)
+
+    def _save_state(self) -> None:
+        geometry = bytes(self.saveGeometry().toBase64().data()).decode("ascii")
+        sizes = self.splitter.sizes()
+        state = WindowState(
+            geometry,
+            self._sidebar_wanted,
+            not self.panel.isHidden(),
+            sizes if all(sizes) else load_window_state(self._profile.root).sizes,
+            self.composer.drafts(),
+        )
+        save_window_state(self._profile.root, state)
+
+    def _set_panel(self, is_open: bool) -> None:
+        self.panel.setVisible(is_open)
+        self.header.panel_button.setChecked(is_open)
+        self._make_room()
+
+    def _set_sidebar(self, is_open: bool) -> None:
+        self._sidebar_wanted = is_open
+        if is_open and not self._fits_all():
+            self.panel.hide()
+            self.header.panel_button.setChecked(False)
+        self.sidebar.setVisible(is_open)
+
+    def _make_room(self) -> None:
+        """In a narrow window the panel comes before the side bar."""
+        makes_way = not self.panel.isHidden() and not self._fits_all()
+        self.sidebar.setVisible(self._sidebar_wanted and not makes_way)
+
+    def _fits_all(self) -> bool:
+        needed = SIDEBAR_WIDTH + CENTRE_WIDTH + PANEL_WIDTH
+        return self.width() >= needed
+
+    def _retranslate(self) -> None:
+        self._show_title()
+        self._settings_button.set_name(self.tr("Settings"), "Ctrl+,")
+        self._keys_button.set_name(self.tr("Keyboard shortcuts"), "F1")
+        self.shortcuts.retranslate()

@@ -1,0 +1,442 @@
+"""markdown-it tokens to a QTextDocument, by cursor and formats.
+
+Why not ``QTextDocument.setMarkdown``: it reads HTML, cannot be corrected for Korean, and can
+only replace a whole document. What a text cursor cannot draw (the panel behind a code block,
+the bar beside a quotation, a rule) is only marked here with block properties, and painted by
+``message_view``.
+
+Spacing: a block's distance is always its *top* margin, so it never changes when more follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from markdown_it.token import Token
+from markdown_it.tree import SyntaxTreeNode
+from PySide6.QtCore import Qt, QUrl
+from PySide6.QtGui import (
+    QBrush,
+    QColor,
+    QFont,
+    QTextBlockFormat,
+    QTextCharFormat,
+    QTextCursor,
+    QTextDocument,
+    QTextFormat,
+    QTextFrameFormat,
+    QTextLength,
+    QTextListFormat,
+    QTextTableCellFormat,
+    QTextTableFormat,
+)
+
+from desktop_app.ui.markdown_parser import Block, break_long_words, is_task
+
+CODE_ID: Final = QTextFormat.Property.UserProperty.value + 1
+"""On each line of a code block: a number that its lines share."""
+QUOTE_BARS: Final = QTextFormat.Property.UserProperty.value + 2
+"""On each block of a quotation: where its bars stand, one for each level."""
+RULE: Final = QTextFormat.Property.UserProperty.value + 3
+"""On the empty block of a horizontal rule."""
+BULLET: Final = QTextFormat.Property.UserProperty.value + 4
+"""On the first block of an item without a number: 1, 2, 3 by depth."""
+TASK: Final = QTextFormat.Property.UserProperty.value + 5
+"""On the first block of a task: whether it is done."""
+CODE_LANGUAGE: Final = QTextFormat.Property.BlockCodeLanguage.value
+
+INDENT: Final = 26
+QUOTE_INDENT: Final = 16
+CODE_PADDING: Final = 12
+CODE_HEADER: Final = 32
+_LINE_HEIGHT: Final = (140, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
+_HEADING_SCALE: Final = {1: 1.45, 2: 1.28, 3: 1.14, 4: 1.05}
+_SAFE_SCHEMES: Final = ("https", "http", "mailto")
+_BARE_URL = re.compile(r"https?://[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
+_AFTER_URL: Final = ".,;:!?'*)"
+
+
+@dataclass(frozen=True)
+class TextStyle:
+    """Fonts and colours of a message."""
+
+    body: QFont
+    code: QFont
+    muted: QColor
+    link: QColor
+    code_background: QColor
+    border: QColor
+    header_background: QColor
+
+    @property
+    def size(self) -> float:
+        return self.body.pointSizeF()
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """A block of code: the number on its lines, where it begins, its language or ""."""
+
+    id: int
+    position: int
+    language: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where blocks are written: how far indented, in which quotations."""
+
+    indent: int = 0
+    bars: tuple[int, ...] = ()
+
+    @property
+    def left(self) -> int:
+        return len(self.bars) * QUOTE_INDENT
+
+    def in_item(self) -> _Place:
+        return _Place(self.indent + 1, self.bars)
+
+    def in_quote(self) -> _Place:
+        return _Place(self.indent, (*self.bars, self.indent * INDENT + self.left + 2))
+
+
+class DocumentWriter:
+    """Writes blocks at the end of a document.
+
+    Attributes:
+        is_fresh: the last block of the document is empty and waits to be used.
+        code_blocks: those of the document, from top to bottom.
+    """
+
+    def __init__(self, document: QTextDocument, style: TextStyle) -> None:
+        self._document = document
+        self._cursor = QTextCursor(document)
+        self._style = style
+        self._last_code_id = 0
+        self._run = 0
+        self.is_fresh = True
+        self.code_blocks: list[CodeBlock] = []
+
+    def set_style(self, style: TextStyle) -> None:
+        """For what is written from now on."""
+        self._style = style
+
+    def cut(self, position: int, is_fresh: bool) -> None:
+        """Remove everything from ``position`` on; ``is_fresh`` is as it was there."""
+        cursor = self._cursor
+        cursor.setPosition(position)
+        # An empty block that text is removed behind would take over that text's format.
+        needs_support = not is_fresh and cursor.block().length() == 1
+        if needs_support:
+            cursor.insertText("x")
+        cursor.movePosition(QTextCursor.MoveOperation.End, QTextCursor.MoveMode.KeepAnchor)
+        cursor.removeSelectedText()
+        if needs_support:
+            cursor.deletePreviousChar()
+        self.code_blocks = [code for code in self.code_blocks if code.position < position]
+        self.is_fresh = is_fresh
+
+    def end(self) -> int:
+        """The position after the last character."""
+        return self._document.characterCount() - 1
+
+    def write(self, block: Block) -> None:
+        """Write one block, or one item of a list."""
+        self._cursor.movePosition(QTextCursor.MoveOperation.End)
+        node = SyntaxTreeNode(block.tokens)
+        if block.is_item:
+            gap = self._em(0.75) if block.is_first_item else self._em(0.4)
+            self._write_item(node.children[0], _Place().in_item(), gap, block.number)
+        else:
+            for child in node.children:
+                self._write_block(child, _Place(), self._em(0.75))
+
+    def write_plain(self, text: str) -> None:
+        """Write a text as it is."""
+        self._cursor.movePosition(QTextCursor.MoveOperation.End)
+        for line in text.split("\n"):
+            self._new_block(_Place(), 0)
+            self._insert(line, QTextCharFormat())
+
+    def append_code(self, text: str, *, on_new_line: bool) -> None:
+        """More of the code block that the document ends with; ``text`` has no newline."""
+        self._cursor.movePosition(QTextCursor.MoveOperation.End)
+        if on_new_line:
+            block_format = QTextBlockFormat(self._cursor.blockFormat())
+            block_format.setTopMargin(0)
+            self._cursor.insertBlock(block_format)
+            self._run = 0
+        self._insert(text, self._code_format())
+
+    # --- blocks ---
+
+    def _write_blocks(self, nodes: Sequence[SyntaxTreeNode], place: _Place, gap: float) -> None:
+        for node in nodes:
+            self._write_block(node, place, gap)
+            gap = self._em(0.55)
+
+    def _write_block(self, node: SyntaxTreeNode, place: _Place, gap: float) -> None:
+        match node.type:
+            case "paragraph":
+                self._new_block(place, gap)
+                self._write_inline(node, self._base_format(place))
+            case "heading":
+                self._write_heading(node, place, gap)
+            case "bullet_list" | "ordered_list":
+                self._write_list(node, place, gap)
+            case "blockquote":
+                self._write_blocks(node.children, place.in_quote(), gap)
+            case "fence" | "code_block":
+                self._write_code(node, place, gap)
+            case "table":
+                self._write_table(node, place, gap)
+            case "hr":
+                self._new_block(place, gap)
+                self._set_property(RULE, True)
+            case _:  # nothing of Markdown comes here; never lose text
+                self._new_block(place, gap)
+                self._insert(node.content, self._base_format(place))
+
+    def _write_heading(self, node: SyntaxTreeNode, place: _Place, gap: float) -> None:
+        level = int(node.tag[1])
+        self._new_block(place, max(gap, self._em(1.15 if level < 3 else 0.95)), level)
+        text = self._base_format(place)
+        text.setFontWeight(QFont.Weight.DemiBold)
+        text.setFontPointSize(self._style.size * _HEADING_SCALE.get(level, 1.0))
+        self._write_inline(node, text)
+
+    def _write_list(self, node: SyntaxTreeNode, place: _Place, gap: float) -> None:
+        number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
+        for item in node.children:
+            self._write_item(item, place.in_item(), min(gap, self._em(0.4)), number)
+            number = None if number is None else number + 1
+
+    def _write_item(
+        self, item: SyntaxTreeNode, place: _Place, gap: float, number: int | None
+    ) -> None:
+        """An item is a list of its own: so one can be frozen while the next is written."""
+        children = list(item.children)
+        self._new_block(place, gap)
+        if number is None:
+            self._set_property(BULLET, min(place.indent, 3))
+        else:
+            marker = QTextListFormat()
+            marker.setIndent(0)
+            marker.setStyle(QTextListFormat.Style.ListDecimal)
+            marker.setStart(number)
+            self._cursor.createList(marker)
+        if children and children[0].type == "paragraph":
+            self._write_inline(children.pop(0), self._base_format(place), is_item=True)
+        elif children and children[0].type == "heading":
+            text = self._base_format(place)
+            text.setFontWeight(QFont.Weight.DemiBold)
+            self._write_inline(children.pop(0), text)
+        self._write_blocks(children, place, self._em(0.4))
+
+    def _write_code(self, node: SyntaxTreeNode, place: _Place, gap: float) -> None:
+        self._last_code_id += 1
+        language = node.info.strip().split(" ")[0][:40]
+        block_format = self._new_block(place, gap + CODE_HEADER)
+        block_format.setProperty(CODE_ID, self._last_code_id)
+        block_format.setProperty(CODE_LANGUAGE, language)
+        block_format.setLeftMargin(place.left + CODE_PADDING)
+        block_format.setRightMargin(CODE_PADDING)
+        block_format.setLineHeight(125, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
+        self._cursor.setBlockFormat(block_format)
+        self.code_blocks.append(CodeBlock(self._last_code_id, self._cursor.position(), language))
+        content = node.content.removesuffix("\n")
+        for index, line in enumerate(content.split("\n")):
+            self.append_code(line, on_new_line=index > 0)
+
+    def _write_table(self, node: SyntaxTreeNode, place: _Place, gap: float) -> None:
+        rows = [row for part in node.children for row in part.children]
+        columns = len(rows[0].children)
+        table_format = QTextTableFormat()
+        table_format.setBorder(1)
+        table_format.setBorderCollapse(True)
+        table_format.setBorderBrush(QBrush(self._style.border))
+        table_format.setBorderStyle(QTextFrameFormat.BorderStyle.BorderStyle_Solid)
+        table_format.setCellPadding(7)
+        table_format.setCellSpacing(0)
+        table_format.setTopMargin(gap)
+        table_format.setBottomMargin(self._em(0.75))
+        table_format.setLeftMargin(place.left + place.indent * INDENT)
+        table_format.setHeaderRowCount(1)
+        table_format.setColumnWidthConstraints(
+            [QTextLength(QTextLength.Type.VariableLength, 0)] * columns
+        )
+        if not self.is_fresh:
+            self._cursor.insertBlock(QTextBlockFormat(), QTextCharFormat())
+        else:
+            self._cursor.setBlockFormat(QTextBlockFormat())
+        table = self._cursor.insertTable(len(rows), columns, table_format)
+        for row_index, row in enumerate(rows):
+            for column, cell_node in enumerate(row.children):
+                cell = table.cellAt(row_index, column)
+                text = self._base_format(place)
+                if row_index == 0:
+                    text.setFontWeight(QFont.Weight.DemiBold)
+                    shade = QTextTableCellFormat()
+                    shade.setBackground(self._style.header_background)
+                    cell.setFormat(shade)
+                self._cursor = cell.firstCursorPosition()
+                block_format = QTextBlockFormat()
+                block_format.setLineHeight(*_LINE_HEIGHT)
+                block_format.setAlignment(_alignment(cell_node))
+                self._cursor.setBlockFormat(block_format)
+                self._run = 0
+                self._write_inline(cell_node, text)
+        self._cursor = QTextCursor(self._document)
+        self._cursor.movePosition(QTextCursor.MoveOperation.End)
+        self.is_fresh = True
+
+    def _new_block(self, place: _Place, gap: float, heading: int = 0) -> QTextBlockFormat:
+        """Begin a block; its format is returned to be added to."""
+        block_format = QTextBlockFormat()
+        block_format.setIndent(place.indent)
+        block_format.setLeftMargin(place.left)
+        block_format.setLineHeight(*_LINE_HEIGHT)
+        block_format.setHeadingLevel(heading)
+        if place.bars:
+            block_format.setProperty(QUOTE_BARS, list(place.bars))
+        if self._cursor.blockFormat().hasProperty(CODE_ID) and not self.is_fresh:
+            gap += CODE_PADDING
+        block_format.setTopMargin(gap)
+        if self.is_fresh:
+            self._cursor.setBlockFormat(block_format)
+            self._cursor.setBlockCharFormat(QTextCharFormat())
+        else:
+            self._cursor.insertBlock(block_format, QTextCharFormat())
+        self.is_fresh = False
+        self._run = 0
+        return block_format
+
+    def _set_property(self, key: int, value: object) -> None:
+        more = QTextBlockFormat()
+        more.setProperty(key, value)
+        self._cursor.mergeBlockFormat(more)
+
+    # --- text ---
+
+    def _write_inline(
+        self, node: SyntaxTreeNode, base: QTextCharFormat, *, is_item: bool = False
+    ) -> None:
+        for inline in node.children:
+            children = inline.token.children if inline.token is not None else None
+            self._write_tokens(children or [], base, is_item)
+
+    def _write_tokens(self, tokens: Sequence[Token], base: QTextCharFormat, is_item: bool) -> None:
+        formats = [base]
+        after_link = ""
+        for index, token in enumerate(tokens):
+            top = formats[-1]
+            match token.type:
+                case "text":
+                    text = token.content
+                    if is_item and index == 0 and (task := is_task(text)) is not None:
+                        self._set_property(TASK, task[0])
+                        text = text[task[1] :]
+                    self._write_text(text, top)
+                case "softbreak" | "hardbreak":
+                    self._insert("\u2028", top)
+                case "code_inline":
+                    self._insert(token.content, self._code_format(top, is_inline=True))
+                case "image":
+                    self._write_image(token, top)
+                case "link_open":
+                    target = str(token.attrs.get("href", ""))
+                    link = self._link_format(top, target)
+                    after_link = "" if link.isAnchor() else f" ({target})"
+                    formats.append(link)
+                case "link_close":
+                    formats.pop()
+                    self._insert(after_link, formats[-1])
+                case "strong_open" | "em_open" | "s_open":
+                    formats.append(_emphasised(top, token.type))
+                case "strong_close" | "em_close" | "s_close":
+                    formats.pop()
+                case _:
+                    self._insert(token.content, top)
+
+    def _write_text(self, text: str, base: QTextCharFormat) -> None:
+        """Text; addresses in it become links."""
+        start = 0
+        if not base.isAnchor() and "://" in text:
+            for match in _BARE_URL.finditer(text):
+                address = match[0].rstrip(_AFTER_URL)
+                self._insert(text[start : match.start()], base)
+                self._insert(address, self._link_format(base, address))
+                start = match.start() + len(address)
+        self._insert(text[start:], base)
+
+    def _write_image(self, token: Token, base: QTextCharFormat) -> None:
+        """A model's picture is never loaded: its description stands there, as a link."""
+        target = str(token.attrs.get("src", ""))
+        link = self._link_format(base, target)
+        self._insert(token.content or target, link)
+        if not link.isAnchor() and token.content:
+            self._insert(f" ({target})", base)
+
+    def _insert(self, text: str, text_format: QTextCharFormat) -> None:
+        if text:
+            text, self._run = break_long_words(text, self._run)
+            self._cursor.insertText(text, text_format)
+
+    def _base_format(self, place: _Place) -> QTextCharFormat:
+        text = QTextCharFormat()
+        if place.bars:
+            text.setForeground(self._style.muted)
+        return text
+
+    def _code_format(
+        self, base: QTextCharFormat | None = None, *, is_inline: bool = False
+    ) -> QTextCharFormat:
+        text = QTextCharFormat(base) if base is not None else QTextCharFormat()
+        size = base.fontPointSize() if base is not None else 0
+        text.setFontFamilies(self._style.code.families())
+        text.setFontPointSize((size or self._style.size) * 0.96)
+        text.setFontFixedPitch(True)
+        if is_inline:
+            text.setBackground(self._style.code_background)
+        return text
+
+    def _link_format(self, base: QTextCharFormat, target: str) -> QTextCharFormat:
+        """A link where it leads to a place one may ask to go to, else plain text."""
+        text = QTextCharFormat(base)
+        if is_safe_link(QUrl(target)):
+            text.setAnchor(True)
+            text.setAnchorHref(target)
+            text.setForeground(self._style.link)
+            text.setFontUnderline(True)
+        return text
+
+    def _em(self, factor: float) -> float:
+        return round(self._style.size * 1.35 * factor)
+
+
+def is_safe_link(url: QUrl) -> bool:
+    """Whether a person may be asked to open this: the web and mail, nothing else."""
+    if url.scheme().lower() == "mailto":
+        return bool(url.path())
+    return url.isValid() and url.scheme().lower() in _SAFE_SCHEMES and bool(url.host())
+
+
+def _emphasised(base: QTextCharFormat, kind: str) -> QTextCharFormat:
+    text = QTextCharFormat(base)
+    if kind == "strong_open":
+        text.setFontWeight(QFont.Weight.Bold)
+    elif kind == "em_open":
+        text.setFontItalic(True)
+    else:
+        text.setFontStrikeOut(True)
+    return text
+
+
+def _alignment(cell: SyntaxTreeNode) -> Qt.AlignmentFlag:
+    style = str(cell.attrs.get("style", ""))
+    if "right" in style:
+        return Qt.AlignmentFlag.AlignRight
+    return Qt.AlignmentFlag.AlignHCenter if "center" in style else Qt.AlignmentFlag.AlignLeft

@@ -1,0 +1,353 @@
+"""A message with what one can do to it.
+
+What the person wrote stands in a bubble and can be edited (as a sibling); a completion stands
+plain on the page, with thumbs, copy, regenerate, compare, the way to its siblings, and the
+correction that a thumb down offers. The text itself is left to ``message_view``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from PySide6.QtCore import QEvent, QRectF, Qt
+from PySide6.QtGui import QColor, QPainter, QPaintEvent
+from PySide6.QtWidgets import QWidget
+
+from desktop_app.services.chat_service import ChatService
+from desktop_app.services.feedback_service import FeedbackService
+from desktop_app.storage.chat_store import StoredMessage
+from desktop_app.ui.controls import Button, IconButton, TextLabel
+from desktop_app.ui.correction_editor import CorrectionEditor
+from desktop_app.ui.message_actions import ROW_HEIGHT, SiblingSwitch, WritingIndicator, action_row
+from desktop_app.ui.message_view import MessageView
+from desktop_app.ui.theme import Theme
+from desktop_app.ui.virtual_list import RowWidget
+
+BUBBLE_PADDING: Final = 12
+BUBBLE_SHARE: Final = 0.88
+_SPACE: Final = 6
+
+
+class UserCard(RowWidget):
+    """What the person wrote."""
+
+    def __init__(self, chat: ChatService, theme: Theme, message: StoredMessage) -> None:
+        super().__init__()
+        self._chat = chat
+        self._theme = theme
+        self._message = message
+        self._is_unanswered = False
+        self.view = MessageView(theme, self)
+        self._actions, row = action_row(self)
+        self._copy = IconButton(theme, "copy")
+        self._edit = IconButton(theme, "pencil")
+        self._siblings = SiblingSwitch(theme)
+        self.answer = Button("plain")
+        row.addStretch(1)
+        for widget in (self.answer, self._copy, self._edit, self._siblings):
+            row.addWidget(widget)
+        self.editor: CorrectionEditor | None = None
+        self._copy.clicked.connect(self.view.copy_all)
+        self._edit.clicked.connect(self.begin_edit)
+        self._siblings.stepped.connect(self._show_sibling)
+        self.answer.clicked.connect(self._answer)
+        theme.changed.connect(self.update)
+        self.view.set_plain(message.content)
+        self._retranslate()
+        self.refresh(message, is_last=False)
+
+    @property
+    def is_pinned(self) -> bool:
+        return self.editor is not None
+
+    def refresh(self, message: StoredMessage, *, is_last: bool) -> None:
+        """Its place among siblings, whether it waits for a completion, what is allowed now."""
+        self._message = message
+        is_free = not self._chat.is_busy
+        self._is_unanswered = is_last and is_free
+        self.answer.setVisible(self._is_unanswered)
+        self._edit.setEnabled(is_free)
+        self._siblings.show_place(message.sibling_index, message.sibling_count, is_enabled=is_free)
+
+    def begin_edit(self) -> None:
+        """Change the text in place; saving asks the turn again as a sibling."""
+        if self.editor is None:
+            self.editor = CorrectionEditor(self)
+            self.editor.saved.connect(self._save_edit)
+            self.editor.cancelled.connect(self._end_edit)
+            self.editor.height_changed.connect(self.height_changed)
+            self.editor.open(self._question(), self._message.content, self.tr("Send again"))
+            self.height_changed.emit()
+
+    def arrange(self, width: int) -> int:
+        if self.editor is not None:
+            self.view.hide()
+            self._actions.hide()
+            return _stack([self.editor], width)
+        widest = int(width * BUBBLE_SHARE) - 2 * BUBBLE_PADDING
+        height = self.view.fit(widest, shrink=True)
+        self.view.move(width - self.view.width() - BUBBLE_PADDING, BUBBLE_PADDING)
+        self.view.show()
+        top = height + 2 * BUBBLE_PADDING + _SPACE
+        self._actions.setGeometry(0, top, width, ROW_HEIGHT)
+        self._actions.show()
+        self.update()
+        return top + ROW_HEIGHT
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        if self.editor is not None:
+            return
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(self._theme.tokens.user_bubble))
+        pad = BUBBLE_PADDING
+        bubble = QRectF(self.view.geometry().adjusted(-pad, -pad, pad, pad))
+        radius = self._theme.tokens.radius_large
+        painter.drawRoundedRect(bubble, radius, radius)
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+
+    def _save_edit(self, text: str) -> None:
+        self._end_edit()
+        if text != self._message.content.strip():
+            self._chat.edit(self._message.id, text)
+
+    def _end_edit(self) -> None:
+        if self.editor is not None:
+            self.editor.hide()
+            self.editor.deleteLater()
+            self.editor = None
+            self.height_changed.emit()
+            self._edit.setFocus()
+
+    def _show_sibling(self, step: int) -> None:
+        self._chat.show_sibling(self._message.id, step)
+
+    def _answer(self) -> None:
+        self._chat.answer_again(self._message.id)
+
+    def _question(self) -> str:
+        return self.tr("Change your message. The old one stays as another version.")
+
+    def _retranslate(self) -> None:
+        self.view.setAccessibleName(self.tr("Your message"))
+        self._copy.set_name(self.tr("Copy"))
+        self._edit.set_name(self.tr("Edit"))
+        self.answer.setText(self.tr("Answer this"))
+        if self.editor is not None:
+            self.editor.rename(self._question(), self.tr("Send again"))
+
+
+class CompletionCard(RowWidget):
+    """What the model wrote, or is writing."""
+
+    def __init__(
+        self, chat: ChatService, feedback: FeedbackService, theme: Theme, message: StoredMessage
+    ) -> None:
+        super().__init__()
+        self._chat = chat
+        self._feedback = feedback
+        self._message = message
+        self.view = MessageView(theme, self)
+        self.indicator = WritingIndicator(theme, self)
+        self._note, note_row = action_row(self)
+        self._note_text = TextLabel("muted", wrap=False)
+        self.again = Button("plain")
+        note_row.addWidget(self._note_text)
+        note_row.addSpacing(8)
+        note_row.addWidget(self.again)
+        note_row.addStretch(1)
+        self._actions, row = action_row(self)
+        self.up = IconButton(theme, "thumb_up")
+        self.down = IconButton(theme, "thumb_down")
+        self._copy = IconButton(theme, "copy")
+        self._regenerate = IconButton(theme, "refresh")
+        self._compare = IconButton(theme, "columns")
+        self._siblings = SiblingSwitch(theme)
+        self.corrected = Button("quiet")
+        for widget in (
+            self.up,
+            self.down,
+            self._copy,
+            self._regenerate,
+            self._compare,
+            self._siblings,
+            self.corrected,
+        ):
+            row.addWidget(widget)
+        row.addStretch(1)
+        self.editor: CorrectionEditor | None = None
+
+        self.up.clicked.connect(self._like)
+        self.down.clicked.connect(self._dislike)
+        self._copy.clicked.connect(self.view.copy_all)
+        self._regenerate.clicked.connect(self._write_again)
+        self.again.clicked.connect(self._write_again)
+        self._compare.clicked.connect(self._compare_two)
+        self._siblings.stepped.connect(self._show_sibling)
+        self.corrected.clicked.connect(self.begin_correction)
+        self.view.set_markdown(message.content, is_complete=message.state != "partial")
+        self._retranslate()
+        self.refresh(message)
+
+    @property
+    def is_pinned(self) -> bool:
+        return self.editor is not None
+
+    def refresh(self, message: StoredMessage) -> None:
+        """Another state, another place among siblings, or the final text."""
+        self._message = message
+        is_partial = message.state == "partial"
+        if not is_partial:
+            if message.content != self.view.raw:
+                self.view.set_markdown(message.content)
+            else:
+                self.view.finish()
+        is_free = not self._chat.is_busy
+        self._siblings.show_place(message.sibling_index, message.sibling_count, is_enabled=is_free)
+        for button in (self._regenerate, self._compare, self.again):
+            button.setEnabled(is_free)
+        self._retranslate_note()
+        self.refresh_feedback()
+
+    def append_text(self, text: str) -> None:
+        """More of the completion."""
+        self.view.append_text(text)
+
+    def refresh_feedback(self) -> None:
+        """What stands against this message now."""
+        standing = self._feedback.of_message(self._message.id)
+        liked = standing.rating.liked if standing.rating is not None else None
+        self.up.setChecked(liked is True)
+        self.down.setChecked(liked is False)
+        self.up.set_icon(
+            "thumb_up_filled" if liked is True else "thumb_up",
+            "positive" if liked is True else "text_muted",
+        )
+        self.down.set_icon(
+            "thumb_down_filled" if liked is False else "thumb_down",
+            "negative" if liked is False else "text_muted",
+        )
+        # Only what a model is known to have written can be judged.
+        is_judgeable = self._message.origin is not None and bool(self._message.content.strip())
+        self.up.setVisible(is_judgeable)
+        self.down.setVisible(is_judgeable)
+        self.corrected.setVisible(standing.correction is not None)
+
+    def begin_correction(self) -> None:
+        """Ask what the person would have wanted to read."""
+        if self.editor is None:
+            self.editor = CorrectionEditor(self)
+            self.editor.saved.connect(self._save_correction)
+            self.editor.cancelled.connect(self._end_correction)
+            self.editor.height_changed.connect(self.height_changed)
+            standing = self._feedback.of_message(self._message.id).correction
+            text = self._message.content if standing is None else standing.completion.text
+            self.editor.open(self._question(), text, self.tr("Save"))
+            self.height_changed.emit()
+
+    def arrange(self, width: int) -> int:
+        is_partial = self._message.state == "partial"
+        has_note = self._message.state in ("stopped", "interrupted")
+        shown: list[QWidget] = []
+        for widget, is_shown in (
+            (self.view, bool(self.view.raw)),
+            (self._note, has_note),
+            (self.indicator, is_partial),
+            (self._actions, not is_partial and bool(self._message.content)),
+            (self.editor, True),
+        ):
+            if widget is not None:
+                widget.setVisible(is_shown)
+                if is_shown:
+                    shown.append(widget)
+        return _stack(shown, width)
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+
+    def _like(self) -> None:
+        self._feedback.rate(self._message.id, True if self.up.isChecked() else None)
+        self._end_correction()
+
+    def _dislike(self) -> None:
+        is_disliked = self.down.isChecked()
+        self._feedback.rate(self._message.id, False if is_disliked else None)
+        if is_disliked:
+            self.begin_correction()
+        else:
+            self._end_correction()
+
+    def _save_correction(self, text: str) -> None:
+        self._feedback.correct(self._message.id, text)
+        self._end_correction()
+
+    def _end_correction(self) -> None:
+        if self.editor is not None:
+            had_focus = self.editor.isAncestorOf(self.window().focusWidget() or self)
+            self.editor.hide()
+            self.editor.deleteLater()
+            self.editor = None
+            self.height_changed.emit()
+            if had_focus:
+                self.down.setFocus()
+
+    def _write_again(self) -> None:
+        self._chat.regenerate(self._message.id)
+
+    def _compare_two(self) -> None:
+        self._chat.regenerate(self._message.id, compare=True)
+
+    def _show_sibling(self, step: int) -> None:
+        self._chat.show_sibling(self._message.id, step)
+
+    def _question(self) -> str:
+        return self.tr("What would you have wanted to read?")
+
+    def _retranslate_note(self) -> None:
+        if self._message.state == "stopped":
+            text = self.tr("Stopped")
+        elif self._message.content.strip():
+            text = self.tr("The model stopped while writing this.")
+        else:
+            text = self.tr("The model stopped before it wrote anything.")
+        self._note_text.setText(text)
+        self.again.setVisible(self._message.state == "interrupted")
+
+    def _retranslate(self) -> None:
+        self.view.setAccessibleName(self.tr("The model's message"))
+        self.up.setCheckable(True)
+        self.down.setCheckable(True)
+        self.up.set_name(self.tr("Good: write more like this"))
+        self.down.set_name(self.tr("Not good: write less like this"))
+        self._copy.set_name(self.tr("Copy"))
+        self._regenerate.set_name(self.tr("Write it again"))
+        self._compare.set_name(self.tr("Write two and compare them"))
+        self.again.setText(self.tr("Write it again"))
+        self.corrected.setText(self.tr("Your correction is kept"))
+        self.corrected.setAccessibleName(self.tr("Your correction is kept. Open it."))
+        self._retranslate_note()
+        if self.editor is not None:
+            self.editor.rename(self._question(), self.tr("Save"))
+
+
+def _stack(widgets: Sequence[QWidget], width: int) -> int:
+    """Put widgets below each other; returns the height of all."""
+    top = 0
+    for widget in widgets:
+        if isinstance(widget, MessageView):
+            height = widget.fit(width)
+        elif isinstance(widget, CorrectionEditor):
+            height = widget.arrange(width)
+        else:
+            height = ROW_HEIGHT
+        widget.setGeometry(0, top, width, height)
+        top += height + _SPACE
+    return max(top - _SPACE, 0)

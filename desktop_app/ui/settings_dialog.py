@@ -1,0 +1,248 @@
+"""The person's choices. Every change is in force at once; closing keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from PySide6.QtCore import QEvent, QSignalBlocker, Qt, QTimer, QUrl, Signal
+from PySide6.QtGui import QDesktopServices
+from PySide6.QtWidgets import (
+    QComboBox,
+    QDialog,
+    QDoubleSpinBox,
+    QFormLayout,
+    QHBoxLayout,
+    QPlainTextEdit,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from desktop_app.settings import Settings
+from desktop_app.ui.controls import Button, Card, ElidedLabel, TextLabel
+from desktop_app.ui.language import LANGUAGES
+
+TYPING_PAUSE_MS: Final = 400
+FONT_SCALES: Final = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
+COMPARE_CHOICES: Final = (0, 10, 5, 3)
+LONGEST_SYSTEM_PROMPT: Final = 4000
+
+
+class SettingsDialog(QDialog):
+    """Shown beside the window, not in its way.
+
+    Signals:
+        changed(Settings): a choice was made.
+    """
+
+    changed = Signal(object)
+
+    def __init__(
+        self, settings: Settings, data_folder: Path, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._settings = settings
+        self._data_folder = data_folder
+        self.setMinimumWidth(520)
+        self._titles = [TextLabel("heading", wrap=False) for _ in range(3)]
+        self._hints: list[TextLabel] = [TextLabel("small") for _ in range(5)]
+        self._labels: dict[str, TextLabel] = {}
+
+        self.language = QComboBox()
+        self.appearance = QComboBox()
+        self.font_scale = QComboBox()
+        self.system_prompt = QPlainTextEdit()
+        self.system_prompt.setTabChangesFocus(True)
+        self.system_prompt.setFixedHeight(96)
+        self.temperature = QDoubleSpinBox()
+        self.temperature.setRange(0.0, 2.0)
+        self.temperature.setSingleStep(0.1)
+        self.temperature.setDecimals(1)
+        self.max_tokens = QSpinBox()
+        self.max_tokens.setRange(16, 8192)
+        self.max_tokens.setSingleStep(64)
+        self.compare_every = QComboBox()
+        self._fill_choices()
+
+        column = QVBoxLayout(self)
+        column.setContentsMargins(24, 20, 24, 20)
+        column.setSpacing(12)
+        column.addWidget(self._titles[0])
+        column.addWidget(
+            self._form(
+                ("language", self.language, None),
+                ("appearance", self.appearance, None),
+                ("font_scale", self.font_scale, None),
+            )
+        )
+        column.addWidget(self._titles[1])
+        column.addWidget(
+            self._form(
+                ("system_prompt", self.system_prompt, self._hints[0]),
+                ("temperature", self.temperature, self._hints[1]),
+                ("max_tokens", self.max_tokens, self._hints[2]),
+                ("compare_every", self.compare_every, self._hints[3]),
+            )
+        )
+        column.addWidget(self._titles[2])
+        column.addWidget(self._data_card())
+        self.close_button = Button("primary")
+        buttons = QHBoxLayout()
+        buttons.addStretch(1)
+        buttons.addWidget(self.close_button)
+        column.addStretch(1)
+        column.addLayout(buttons)
+
+        self._typing = QTimer(self)
+        self._typing.setSingleShot(True)
+        self._typing.setInterval(TYPING_PAUSE_MS)
+        self._typing.timeout.connect(self._collect)
+        self.show_settings(settings)
+        for box in (self.language, self.appearance, self.font_scale, self.compare_every):
+            box.activated.connect(self._collect)
+        self.temperature.valueChanged.connect(self._collect)
+        self.max_tokens.valueChanged.connect(self._collect)
+        self.system_prompt.textChanged.connect(self._typing.start)
+        self.folder_button.clicked.connect(self._show_folder)
+        self.close_button.clicked.connect(self.close)
+        self._retranslate()
+
+    def show_settings(self, settings: Settings) -> None:
+        """Show choices that were made elsewhere (zoom keys)."""
+        self._settings = settings
+        for box, value in (
+            (self.language, settings.language),
+            (self.appearance, settings.appearance),
+            (self.compare_every, settings.compare_every),
+        ):
+            box.setCurrentIndex(max(0, box.findData(value)))
+        nearest = min(FONT_SCALES, key=lambda scale: abs(scale - settings.font_scale))
+        self.font_scale.setCurrentIndex(FONT_SCALES.index(nearest))
+        spins: tuple[QDoubleSpinBox | QSpinBox, ...] = (self.temperature, self.max_tokens)
+        blockers = [QSignalBlocker(widget) for widget in (*spins, self.system_prompt)]
+        self.temperature.setValue(settings.temperature)
+        self.max_tokens.setValue(settings.max_tokens)
+        if self.system_prompt.toPlainText() != settings.system_prompt:
+            self.system_prompt.setPlainText(settings.system_prompt)
+        del blockers
+
+    def done(self, result: int) -> None:
+        if self._typing.isActive():
+            self._typing.stop()
+            self._collect()
+        super().done(result)
+
+    def changeEvent(self, event: QEvent) -> None:
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+        super().changeEvent(event)
+
+    # --- inside ---
+
+    def _form(self, *rows: tuple[str, QWidget, TextLabel | None]) -> Card:
+        card = Card()
+        form = QFormLayout()
+        form.setHorizontalSpacing(24)
+        form.setVerticalSpacing(14)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+        for name, field, hint in rows:
+            label = TextLabel("body", wrap=False)
+            label.setBuddy(field)
+            label.setContentsMargins(0, 7, 0, 0)  # on the line of the field's text
+            self._labels[name] = label
+            if hint is None:
+                form.addRow(label, field)
+                continue
+            pair = QVBoxLayout()
+            pair.setSpacing(4)
+            pair.addWidget(field)
+            pair.addWidget(hint)
+            form.addRow(label, pair)
+        card.column.addLayout(form)
+        return card
+
+    def _data_card(self) -> Card:
+        card = Card()
+        row = QHBoxLayout()
+        texts = QVBoxLayout()
+        texts.setSpacing(2)
+        path = ElidedLabel("body")
+        path.setText(str(self._data_folder))
+        texts.addWidget(path)
+        texts.addWidget(self._hints[4])
+        self.folder_button = Button("plain")
+        row.addLayout(texts, 1)
+        row.addWidget(self.folder_button)
+        card.column.addLayout(row)
+        return card
+
+    def _fill_choices(self) -> None:
+        self.language.addItem("", "")
+        for code, name in LANGUAGES.items():
+            self.language.addItem(name, code)
+        for code in ("system", "light", "dark"):
+            self.appearance.addItem("", code)
+        for scale in FONT_SCALES:
+            self.font_scale.addItem(f"{round(scale * 100)} %", scale)
+        for number in COMPARE_CHOICES:
+            self.compare_every.addItem("", number)
+
+    def _collect(self) -> None:
+        settings = replace(
+            self._settings,
+            language=self.language.currentData(),
+            appearance=self.appearance.currentData(),
+            font_scale=self.font_scale.currentData(),
+            system_prompt=self.system_prompt.toPlainText().strip()[:LONGEST_SYSTEM_PROMPT],
+            temperature=round(self.temperature.value(), 2),
+            max_tokens=self.max_tokens.value(),
+            compare_every=self.compare_every.currentData(),
+        )
+        if settings != self._settings:
+            self._settings = settings
+            self.changed.emit(settings)
+
+    def _show_folder(self) -> None:
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._data_folder)))
+
+    def _retranslate(self) -> None:
+        self.setWindowTitle(self.tr("Settings"))
+        for label, text in zip(
+            self._titles, (self.tr("Window"), self.tr("Answers"), self.tr("Your data")), strict=True
+        ):
+            label.setText(text)
+        names = {
+            "language": self.tr("Language"),
+            "appearance": self.tr("Appearance"),
+            "font_scale": self.tr("Text size"),
+            "system_prompt": self.tr("System prompt"),
+            "temperature": self.tr("Temperature"),
+            "max_tokens": self.tr("Longest answer"),
+            "compare_every": self.tr("Offer a comparison"),
+        }
+        for name, text in names.items():
+            self._labels[name].setText(text)
+            getattr(self, name).setAccessibleName(text)
+        hints = (
+            self.tr("What the model is told before every conversation."),
+            self.tr("Low: predictable answers. High: more varied ones."),
+            self.tr("In tokens; a token is about four letters of English or one or two of Korean."),
+            self.tr("Now and then two answers are written, and you choose the better one."),
+            self.tr("Conversations, feedback, models and training runs."),
+        )
+        for label, text in zip(self._hints, hints, strict=True):
+            label.setText(text)
+        self.system_prompt.setPlaceholderText(self.tr("None"))
+        self.language.setItemText(0, self.tr("Like the system"))
+        for index, text in enumerate(
+            (self.tr("Like the system"), self.tr("Light"), self.tr("Dark"))
+        ):
+            self.appearance.setItemText(index, text)
+        self.compare_every.setItemText(0, self.tr("Only when I ask"))
+        for index, number in enumerate(COMPARE_CHOICES[1:], start=1):
+            self.compare_every.setItemText(index, self.tr("With every %n message(s)", "", number))
+        self.folder_button.setText(self.tr("Open folder"))
+        self.close_button.setText(self.tr("Done"))

@@ -1,0 +1,345 @@
+"""Records -> what the stages learn from: demonstrations, ranked prompts, prompts to practise on.
+
+Every example is the prompt as it was sent, by the contract's one function. Conversations are
+split into training and held out by a stable hash of their id, so that a conversation held out
+once is held out in every later run, and no turn of one is seen in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from finetune.contract.chat_template import (
+    CHATML,
+    Message,
+    Segment,
+    TrainingExample,
+    encode,
+    render_prompt,
+    training_example,
+)
+from finetune.contract.records import Comparison, Demonstration, Rating, Record
+from finetune.vocabulary import GgufVocabulary
+
+EXPLICIT_WEIGHT = 1.0
+"""A choice between two, or a correction over what it corrects."""
+ACROSS_WEIGHT = 0.7
+"""One completion of a prompt liked, another disliked: a choice, but made at two moments."""
+FEWEST_CONVERSATIONS = 4
+"""With fewer, holding one out would cost too much of what there is to learn from."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a completion is asked for: token ids, and the last message to show a person."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class RankedPrompt:
+    """All judgements of one prompt's completions; each completion stands here once."""
+
+    completions: tuple[TrainingExample, ...]
+    pairs: tuple[tuple[int, int, float], ...]
+    """(better, worse, weight), indices into ``completions``."""
+    thumbs: tuple[tuple[int, bool, float], ...]
+    """(completion, liked, weight)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The training part or the held-out part."""
+
+    demonstrations: tuple[TrainingExample, ...]
+    preferences: tuple[RankedPrompt, ...]
+    prompts: tuple[Prompt, ...]
+
+    @property
+    def pair_count(self) -> int:
+        return sum(len(group.pairs) for group in self.preferences)
+
+    @property
+    def thumb_count(self) -> int:
+        return sum(len(group.thumbs) for group in self.preferences)
+
+    @property
+    def preference_count(self) -> int:
+        """Signals a reward model can learn from."""
+        return self.pair_count + self.thumb_count
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything a run learns from, and sentences about what was left out."""
+
+    train: Part
+    held_out: Part
+    notes: tuple[str, ...]
+
+    @property
+    def demonstration_count(self) -> int:
+        return len(self.train.demonstrations) + len(self.held_out.demonstrations)
+
+    @property
+    def preference_count(self) -> int:
+        return self.train.preference_count + self.held_out.preference_count
+
+
+class Encoder:
+    """Messages -> token ids within a limit, by the template that travels with the model."""
+
+    def __init__(self, vocabulary: GgufVocabulary, template: str | None, max_tokens: int) -> None:
+        self.vocabulary = vocabulary
+        self.template = template or CHATML
+        self.max_tokens = max_tokens
+
+    def prompt(self, messages: Sequence[Message], room: int) -> tuple[int, ...] | None:
+        """Ids of a prompt that leaves ``room`` tokens; oldest turns go first, None if too long."""
+        shortened: Sequence[Message] | None = messages
+        while shortened is not None:
+            ids = encode(self._segments(shortened), self.vocabulary)
+            if len(ids) + room <= self.max_tokens:
+                return tuple(ids)
+            shortened = _without_oldest_turn(shortened)
+        return None
+
+    def example(self, messages: Sequence[Message], completion: str) -> TrainingExample | None:
+        """The training example of a completion, within the limit; None where it is too long."""
+        shortened: Sequence[Message] | None = messages
+        while shortened is not None:
+            example = training_example(self._segments(shortened), completion, self.vocabulary)
+            if len(example.ids) <= self.max_tokens:
+                return example
+            shortened = _without_oldest_turn(shortened)
+        return None
+
+    def _segments(self, messages: Sequence[Message]) -> list[Segment]:
+        return render_prompt(messages, self.template, self.vocabulary.template_tokens)
+
+
+def _without_oldest_turn(messages: Sequence[Message]) -> Sequence[Message] | None:
+    """Drop the oldest exchange behind the system message; None where only one is left."""
+    system = [m for m in messages[:1] if m.role == "system"]
+    rest = list(messages[len(system) :])
+    later = [i for i, m in enumerate(rest) if i > 0 and m.role == "user"]
+    return [*system, *rest[later[0] :]] if later else None
+
+
+# --- splitting -------------------------------------------------------------------------------
+
+
+def held_out_conversations(records: Iterable[Record], fraction: float) -> frozenset[str]:
+    """Ids of the conversations that no stage may learn from.
+
+    Those whose hash lies below ``fraction``, and the next ones in order until a share of
+    ``fraction`` is reached. A conversation that would take half of all records is passed over.
+    """
+    sizes = Counter(record.conversation_id for record in records)
+    if len(sizes) < FEWEST_CONVERSATIONS or fraction <= 0:
+        return frozenset()
+    total, taken = sum(sizes.values()), 0
+    held: set[str] = set()
+    for place, conversation in sorted((_unit_hash(c), c) for c in sizes):
+        if place >= fraction and taken >= fraction * total:
+            break
+        if taken + sizes[conversation] <= total / 2:
+            held.add(conversation)
+            taken += sizes[conversation]
+    return frozenset(held)
+
+
+def _unit_hash(text: str) -> float:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+# --- records -> examples ---------------------------------------------------------------------
+
+
+def build_dataset(
+    records: Sequence[Record],
+    encoder: Encoder,
+    *,
+    held_out_fraction: float,
+    rating_weight: float,
+    completion_room: int,
+) -> Dataset:
+    """Turn feedback into training and held-out parts.
+
+    ``completion_room``: tokens that a practice prompt has to leave for its completion.
+    """
+    records = sorted(records, key=lambda record: (record.created_at, record.id))
+    held = held_out_conversations(records, held_out_fraction)
+    train = _Collector(encoder, completion_room)
+    held_out = _Collector(encoder, completion_room)
+    for record in records:
+        (held_out if record.conversation_id in held else train).add(record)
+
+    balance = _class_balance([*train.groups.values(), *held_out.groups.values()])
+    practised = set(train.prompts)
+    notes: list[str] = []
+    too_long = train.too_long + held_out.too_long
+    if too_long:
+        notes.append(
+            f"{too_long} completions are longer than {encoder.max_tokens} tokens with their "
+            "prompt and were left out."
+        )
+    if not held:
+        notes.append(
+            "The feedback comes from fewer than "
+            f"{FEWEST_CONVERSATIONS} conversations, so the result cannot be measured on unseen "
+            "ones."
+        )
+    return Dataset(
+        train.part(rating_weight, balance),
+        held_out.part(rating_weight, balance, without=practised),
+        tuple(notes),
+    )
+
+
+def _class_balance(groups: Sequence[_Group]) -> dict[bool, float]:
+    """Factors that make likes and dislikes weigh the same in sum; empty where one is missing."""
+    counts = Counter(liked for group in groups for liked in group.thumbs.values())
+    if len(counts) < 2:
+        return {}
+    return {liked: counts.total() / (2 * count) for liked, count in counts.items()}
+
+
+@dataclass
+class _Group:
+    """What was said about one prompt's completions, while it is being collected."""
+
+    completions: dict[TrainingExample, int] = field(default_factory=dict)
+    pairs: dict[tuple[int, int], float] = field(default_factory=dict)
+    thumbs: dict[int, bool] = field(default_factory=dict)
+
+    def index(self, example: TrainingExample) -> int:
+        return self.completions.setdefault(example, len(self.completions))
+
+    def add_pairs_across_thumbs(self) -> None:
+        for better, liked in self.thumbs.items():
+            for worse, also_liked in self.thumbs.items():
+                known = (better, worse) in self.pairs or (worse, better) in self.pairs
+                if liked and not also_liked and not known:
+                    self.pairs[better, worse] = ACROSS_WEIGHT
+
+
+class _Collector:
+    """Gathers one part: dedupes, groups by prompt, and counts what is too long."""
+
+    def __init__(self, encoder: Encoder, completion_room: int) -> None:
+        self._encoder = encoder
+        self._room = completion_room
+        self._demonstrations: dict[TrainingExample, None] = {}
+        self.groups: dict[tuple[int, ...], _Group] = {}
+        self.prompts: dict[tuple[int, ...], Prompt] = {}
+        self.too_long = 0
+
+    def add(self, record: Record) -> None:
+        self._practise(record.prompt)
+        match record:
+            case Rating():
+                self._rate(record.prompt, record.completion.text, record.liked)
+            case Comparison():
+                self._compare(record)
+            case Demonstration():
+                self._demonstrate(record)
+
+    def part(
+        self,
+        rating_weight: float,
+        balance: dict[bool, float],
+        without: Iterable[tuple[int, ...]] = (),
+    ) -> Part:
+        groups: list[RankedPrompt] = []
+        for group in self.groups.values():
+            group.add_pairs_across_thumbs()
+            thumbs = tuple(
+                (index, liked, rating_weight * balance[liked])
+                for index, liked in group.thumbs.items()
+                if balance
+            )
+            pairs = tuple((i, j, weight) for (i, j), weight in group.pairs.items())
+            if pairs or thumbs:
+                groups.append(RankedPrompt(tuple(group.completions), pairs, thumbs))
+        seen = set(without)
+        prompts = tuple(p for ids, p in self.prompts.items() if ids not in seen)
+        return Part(tuple(self._demonstrations), tuple(groups), prompts)
+
+    def _practise(self, messages: Sequence[Message]) -> None:
+        """Every user turn of the conversation so far is a prompt to practise on."""
+        for end, message in enumerate(messages, start=1):
+            if message.role == "user":
+                ids = self._encoder.prompt(messages[:end], self._room)
+                if ids is not None:
+                    self.prompts.setdefault(ids, Prompt(ids, message.content))
+
+    def _rate(self, prompt: Sequence[Message], text: str, liked: bool) -> None:
+        example = self._example(prompt, text)
+        if example is None:
+            return
+        group = self._group(example)
+        group.thumbs[group.index(example)] = liked  # the latest judgement counts
+        if liked:
+            self._learn(example)
+        else:
+            self._demonstrations.pop(example, None)
+
+    def _compare(self, record: Comparison) -> None:
+        if record.verdict != "ordered":
+            for completion in record.completions:
+                self._rate(record.prompt, completion.text, record.verdict == "all_good")
+            return
+        examples = [self._example(record.prompt, c.text) for c in record.completions]
+        best = min(record.ranks)
+        for example, rank in zip(examples, record.ranks, strict=True):
+            if example is not None and rank == best:
+                self._learn(example)
+        for i, j in record.pairs():
+            better, worse = examples[i], examples[j]
+            if better is not None and worse is not None:
+                self._prefer(better, worse)
+
+    def _demonstrate(self, record: Demonstration) -> None:
+        example = self._example(record.prompt, record.completion.text)
+        if example is None:
+            return
+        self._learn(example)
+        if record.corrects is not None:
+            corrected = self._example(record.prompt, record.corrects.text)
+            if corrected is not None:
+                self._prefer(example, corrected)
+
+    def _prefer(self, better: TrainingExample, worse: TrainingExample) -> None:
+        group = self._group(better)
+        i, j = group.index(better), group.index(worse)
+        if i != j:
+            group.pairs[i, j] = EXPLICIT_WEIGHT
+
+    def _learn(self, example: TrainingExample) -> None:
+        if sum(example.completion_mask) > 1:  # more than an end of turn
+            self._demonstrations.setdefault(example)
+
+    def _group(self, example: TrainingExample) -> _Group:
+        return self.groups.setdefault(prompt_of(example), _Group())
+
+    def _example(self, prompt: Sequence[Message], text: str) -> TrainingExample | None:
+        example = self._encoder.example(prompt, text)
+        self.too_long += example is None
+        return example
+
+
+def prompt_of(example: TrainingExample) -> tuple[int, ...]:
+    """The ids of an example before its completion."""
+    return example.ids[: example.completion_mask.index(True)]
+
+
+def still_wanted(have: int, wanted: int) -> int:
+    """How many more pieces of feedback a stage asks for."""
+    return max(0, math.ceil(wanted - have))

@@ -1,0 +1,143 @@
+"""llama.cpp's own view of an exported file: token ids and logits, from a fresh child process.
+
+The child exists because a bad file crashes llama.cpp instead of raising; here that is an exit
+code. No torch in this file, so that the child starts fast.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from finetune.vocabulary import GgufVocabulary, quiet_llama_cpp
+
+Logits = npt.NDArray[np.float32]
+F32 = 0
+"""ggml's number for the type of the KV cache: half precision would blur the comparison."""
+
+
+class LlamaCppFailed(Exception):
+    """llama.cpp could not load or run a file; the text says which and how it ended."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the child is asked: texts to tokenise, id sequences to score."""
+
+    model: Path
+    adapter: Path | None
+    texts: tuple[str, ...]
+    sequences: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Token ids of each text, and logits (T, V) of each sequence."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    logits: tuple[Logits, ...]
+
+
+def ask_in_child(question: Question, seconds: float = 900.0) -> Answer:
+    """Let a new process load the files and answer.
+
+    Raises:
+        LlamaCppFailed: it crashed, refused the file, or took longer than ``seconds``.
+    """
+    with TemporaryDirectory(prefix="attune-parity-") as folder:
+        result = Path(folder) / "answer.npz"
+        child = multiprocessing.get_context("spawn").Process(
+            target=_answer_to_file, args=(question, result), daemon=True
+        )
+        child.start()
+        child.join(seconds)
+        if child.is_alive():
+            child.kill()
+            child.join()
+            raise LlamaCppFailed(f"llama.cpp did not finish with {question.model.name} in time")
+        if child.exitcode != 0 or not result.exists():
+            what = (question.adapter or question.model).name
+            raise LlamaCppFailed(f"llama.cpp ended with code {child.exitcode} on {what}")
+        with np.load(result) as arrays:
+            return Answer(
+                tuple(tuple(int(i) for i in arrays[f"ids{n}"]) for n in range(len(question.texts))),
+                tuple(arrays[f"logits{n}"] for n in range(len(question.sequences))),
+            )
+
+
+def answer(question: Question, threads: int = 1) -> Answer:
+    """The same in this process: for tests, where a crash may end the process."""
+    vocabulary = GgufVocabulary(question.model)
+    ids = tuple(tuple(vocabulary.tokenize(text, continues=False)) for text in question.texts)
+    vocabulary.close()
+    logits = _logits(question, threads) if question.sequences else ()
+    return Answer(ids, logits)
+
+
+def _answer_to_file(question: Question, result: Path) -> None:
+    found = answer(question)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays.update({f"ids{n}": np.array(ids) for n, ids in enumerate(found.token_ids)})
+    arrays.update({f"logits{n}": values for n, values in enumerate(found.logits)})
+    np.savez(result, **arrays)  # type: ignore[arg-type]
+
+
+def _logits(question: Question, threads: int) -> tuple[Logits, ...]:
+    quiet_llama_cpp()
+    llama_cpp.llama_backend_init()
+    model_params = llama_cpp.llama_model_default_params()
+    model_params.n_gpu_layers = 0
+    model = llama_cpp.llama_model_load_from_file(str(question.model).encode(), model_params)
+    if not model:
+        raise LlamaCppFailed(f"llama.cpp refused {question.model.name}")
+    longest = max(len(ids) for ids in question.sequences)
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = max(longest, 32)
+    params.n_threads = params.n_threads_batch = threads
+    params.type_k = params.type_v = F32
+    params.flash_attn_type = 0
+    params.offload_kqv = False
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        raise LlamaCppFailed(f"llama.cpp has no memory for {question.model.name}")
+    if question.adapter is not None:
+        adapter = llama_cpp.llama_adapter_lora_init(model, str(question.adapter).encode())
+        if not adapter:
+            raise LlamaCppFailed(f"llama.cpp refused the adapter {question.adapter.name}")
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+        scales = (ctypes.c_float * 1)(1.0)
+        if llama_cpp.llama_set_adapters_lora(context, adapters, 1, scales) != 0:
+            raise LlamaCppFailed(f"llama.cpp could not apply {question.adapter.name}")
+    size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    found = tuple(_logits_of(context, ids, size) for ids in question.sequences)
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+    return found
+
+
+def _logits_of(context: Any, ids: Sequence[int], size: int) -> Logits:
+    """Logits at every place of one sequence, (T, V), on an empty cache."""
+    llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+    batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
+    batch.n_tokens = len(ids)
+    for place, token in enumerate(ids):
+        batch.token[place] = token
+        batch.pos[place] = place
+        batch.n_seq_id[place] = 1
+        batch.seq_id[place][0] = 0
+        batch.logits[place] = 1
+    code = llama_cpp.llama_decode(context, batch)
+    llama_cpp.llama_batch_free(batch)
+    if code != 0:
+        raise LlamaCppFailed(f"llama_decode ended with {code}")
+    flat = llama_cpp.llama_get_logits(context)
+    return np.ctypeslib.as_array(flat, (len(ids), size)).astype(np.float32)

@@ -1,0 +1,542 @@
+"""A run from feedback to a finished model version: stages in order, each resumable.
+
+    prepare   read records, model and recipe; say what there is too little of
+    sft       liked and corrected completions          -> sft/done
+    reward    what this person prefers, as a score     -> reward/done
+    ppo       practise against the score               -> ppo/done
+    evaluate  the gate: PPO's result, else SFT's, else none
+    export    adapter.gguf, model.gguf, reward.gguf, manifest.json, whole or not at all
+
+A finished stage is a checkpoint folder; a resumed run loads it and goes on, and ends with the
+same weights as an uninterrupted one. What is raised here is turned into the one final event by
+``finetune.runner``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune import devices, ppo, reward, sft
+from finetune.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    prefixed,
+    remove_steps,
+    save_checkpoint,
+    without_prefix,
+)
+from finetune.contract.chat_template import template_id
+from finetune.contract.errors import InputError
+from finetune.contract.events import Note, RunDone, RunStarted, Stage, StageDone, StageStarted
+from finetune.contract.gguf_file import read_header
+from finetune.contract.manifest import (
+    Manifest,
+    entry_of,
+    file_sha256,
+    sync_folder,
+    write_manifest,
+)
+from finetune.contract.recipe import Recipe
+from finetune.contract.records import read_records
+from finetune.data import Dataset, Encoder, Prompt, build_dataset, still_wanted
+from finetune.evaluate import Report, evaluate, write_for
+from finetune.export import (
+    check_parity,
+    possible_quantization,
+    reward_metadata,
+    write_adapter,
+    write_merged,
+)
+from finetune.generate import Completed, sample
+from finetune.gguf_weights import architecture_of, load_trunk
+from finetune.policy import Policy
+from finetune.run_folder import RunSpec, read_recipe, read_spec
+from finetune.stage import Emit, StageRun, generator_for
+from finetune.vocabulary import GgufVocabulary
+
+log = logging.getLogger(__name__)
+
+REFERENCE_SAMPLES = 64
+"""Completions of the reference on which scores are standardised."""
+PARITY_SEQUENCES = 4
+
+
+class NotEnoughFeedback(Exception):
+    """No stage can learn from so little; the text says how much more is wanted."""
+
+
+class GateFailed(Exception):
+    """There is a result, and it is not fit to be offered; the text says why."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the gate let through: which adapters, and how it measured."""
+
+    roles: tuple[str, ...]
+    report: Report
+
+
+def run(run_dir: Path, emit: Emit, should_stop: Callable[[], bool], *, resumed: bool) -> RunDone:
+    """Bring the run in ``run_dir`` to its end; the final event is returned, not emitted."""
+    work = _Run(run_dir, emit, should_stop)
+    emit(
+        RunStarted(
+            work.run_id,
+            ("prepare", *work.recipe.stages, "evaluate", "export"),
+            work.device.name,
+            work.device.dtype_name,
+            resumed,
+        )
+    )
+    work.prepare()
+    if work.learns("sft"):
+        work.sft()
+    if work.learns("reward"):
+        work.reward()
+    if work.learns("ppo"):
+        work.ppo()
+    choice = work.evaluate()
+    return work.export(choice)
+
+
+class _Run:
+    """The state of a run; one method a stage."""
+
+    def __init__(self, run_dir: Path, emit: Emit, should_stop: Callable[[], bool]) -> None:
+        self.folder = run_dir
+        self.run_id = run_dir.name
+        self.emit = emit
+        self.should_stop = should_stop
+        self.spec: RunSpec = read_spec(run_dir)
+        self.recipe: Recipe = read_recipe(run_dir)
+        self.base = read_header(self.spec.base)
+        architecture_of(self.base)
+        device = devices.choose_device(devices.parameter_count(self.base))
+        self.device = _same_machine(run_dir, device)
+        torch.set_num_threads(self.device.threads)
+        self.tokens = devices.micro_batch_tokens(self.device, self.base)
+        self.stages: list[Stage] = []
+        self.metrics: dict[str, float] = {}
+        self._skipped: set[str] = set()
+
+    # --- prepare -----------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Read everything and say what it is enough for."""
+        self._started("prepare")
+        sha256 = file_sha256(self.spec.base)
+        if self.spec.base_sha256 and sha256 != self.spec.base_sha256:
+            raise InputError(
+                f"The model file {self.spec.base.name} has changed since this run was prepared."
+            )
+        self.base_sha256 = sha256
+        counts = {
+            "demonstrations": float(self.data.demonstration_count),
+            "preferences": float(self.data.preference_count),
+            "held_out_demonstrations": float(len(self.data.held_out.demonstrations)),
+            "held_out_preferences": float(self.data.held_out.preference_count),
+            "prompts": float(len(self.data.train.prompts)),
+        }
+        for note in self.data.notes:
+            self.emit(Note(note))
+        self._require_enough()
+        self._done("prepare", counts)
+
+    @cached_property
+    def vocabulary(self) -> GgufVocabulary:
+        return GgufVocabulary(self.spec.base, self.encoder_template)
+
+    @cached_property
+    def encoder_template(self) -> str | None:
+        return self.base.chat_template
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        context = int(self.base.hyperparameter("context_length", self.recipe.max_tokens))
+        return Encoder(self.vocabulary, self.encoder_template, min(self.recipe.max_tokens, context))
+
+    @cached_property
+    def data(self) -> Dataset:
+        records, bad = read_records(sorted((self.folder / "feedback").glob("*.jsonl")))
+        for line in bad[:20]:
+            self.emit(Note(f"A piece of feedback could not be read: {line}."))
+        room = max(self.recipe.ppo.max_new_tokens, self.recipe.evaluation.max_new_tokens)
+        return build_dataset(
+            records,
+            self.encoder,
+            held_out_fraction=self.recipe.evaluation.held_out_fraction,
+            rating_weight=self.recipe.reward.rating_weight,
+            completion_room=room,
+        )
+
+    @cached_property
+    def policy(self) -> Policy:
+        return Policy(load_trunk(self.spec.base, self.device.dtype, self.device.torch_device))
+
+    def learns(self, stage: str) -> bool:
+        """Whether the recipe wants this stage and there is enough to learn from."""
+        return stage in self.recipe.stages and stage not in self._skipped
+
+    def _require_enough(self) -> None:
+        recipe, train = self.recipe, self.data.train
+        demonstrations, preferences = self.data.demonstration_count, self.data.preference_count
+        more = still_wanted(demonstrations, recipe.min_demonstrations)
+        more_preferences = still_wanted(preferences, recipe.min_preferences)
+        wanted: list[str] = []
+        if "sft" in recipe.stages and (more or not train.demonstrations):
+            wanted.append(f"{max(1, more)} more liked or corrected answers")
+            self._skip(
+                "sft",
+                f"There are {demonstrations} liked or corrected answers; {max(1, more)} more "
+                "are wanted to learn from them directly.",
+            )
+        if "reward" in recipe.stages and (more_preferences or not train.preferences):
+            wanted.append(f"{max(1, more_preferences)} more comparisons or thumbs")
+            self._skip(
+                "reward",
+                f"There are {preferences} comparisons and thumbs; {max(1, more_preferences)} "
+                "more are wanted to learn what you prefer, so practising with a reward model is "
+                "left out.",
+            )
+        if "reward" in self._skipped or "reward" not in recipe.stages:
+            self._skipped.add("ppo")
+        if not self.learns("sft") and not self.learns("ppo"):
+            raise NotEnoughFeedback(
+                "There is too little feedback to learn from: "
+                f"{' and '.join(wanted) or 'more stages in the recipe'} "
+                "are wanted."
+            )
+
+    def _skip(self, stage: str, why: str) -> None:
+        self._skipped.add(stage)
+        self.emit(Note(why))
+
+    # --- the three training stages -----------------------------------------------------------
+
+    def sft(self) -> None:
+        """Learn liked and corrected completions, with some of the base's own mixed in."""
+        finished = load_checkpoint(self.folder / "sft" / "done")
+        if finished is None:
+            examples = [*self.data.train.demonstrations]
+            count = round(self.recipe.sft.replay_fraction * len(examples))
+            examples += [sft.replay_example(c) for c in self._own_completions("replay", count)]
+            result = sft.train_sft(
+                self.policy,
+                examples,
+                self.data.held_out.demonstrations,
+                self.recipe.sft,
+                self.recipe.seed,
+                self._stage_run("sft"),
+            )
+            finished = Checkpoint(
+                prefixed("adapter", self.policy.adapter_state(sft.ADAPTER)), result.metrics()
+            )
+            self._keep("sft", finished)
+        else:
+            self._started("sft")
+            self._restore_adapter(sft.ADAPTER, finished)
+        self._done("sft", finished.state)
+
+    def reward(self) -> None:
+        """Learn the score; standardise it on what the reference writes."""
+        finished = load_checkpoint(self.folder / "reward" / "done")
+        if finished is None:
+            groups, held_out = self.data.train.preferences, self.data.held_out.preferences
+            heads = reward.train_reward(
+                self.policy, groups, held_out, self.recipe.reward, self.recipe.seed,
+                self._stage_run("reward"),
+            )  # fmt: skip
+            samples = self._own_completions("reference samples", REFERENCE_SAMPLES, *ppo.REFERENCE)
+            usable = [c for c in samples if c.ended and not c.is_empty]
+            chosen = usable if len(usable) >= 8 else samples
+            rows = [(*c.prompt, *c.ids) for c in chosen]
+            heads.standardise(reward.score(self.policy, heads, rows, self.tokens))
+            trained = reward.agreement(self.policy, heads, groups, self.tokens)
+            unseen = reward.agreement(self.policy, heads, held_out, self.tokens)
+            metrics = {
+                "train_accuracy": trained.accuracy,
+                "held_out_pairs": float(unseen.total),
+            }
+            if unseen.total:
+                metrics |= {"accuracy": unseen.accuracy, "accuracy_bound": unseen.bound}
+            finished = Checkpoint(
+                {
+                    **prefixed("adapter", self.policy.adapter_state(reward.ADAPTER)),
+                    **prefixed("heads", heads.state_dict()),
+                },
+                metrics,
+            )
+            self._keep("reward", finished)
+        else:
+            self._started("reward")
+            self._restore_adapter(reward.ADAPTER, finished)
+        generator = generator_for(self.recipe.seed, "reward heads")
+        self.heads = reward.RewardHeads(self.policy.width, self.recipe.reward.heads, generator)
+        self.heads.load_state_dict(without_prefix("heads", finished.tensors))
+        self.heads.to(self.device.torch_device).requires_grad_(False)
+        self._done("reward", finished.state)
+        accuracy = finished.state.get("accuracy")
+        if accuracy is not None and accuracy < self.recipe.reward.min_accuracy:
+            pairs = int(finished.state["held_out_pairs"])
+            self._skip(
+                "ppo",
+                f"On unseen choices the reward model agrees with you in {round(accuracy * pairs)} "
+                f"of {pairs}, no better than chance, so practising with it is left out.",
+            )
+
+    def ppo(self) -> None:
+        """Practise against the score, within the KL budget."""
+        finished = load_checkpoint(self.folder / "ppo" / "done")
+        if finished is None:
+            metrics = ppo.train_ppo(
+                self.policy,
+                [prompt.ids for prompt in self.data.train.prompts],
+                self.score,
+                self.data.train.demonstrations if self.learns("sft") else (),
+                self.recipe.ppo,
+                self.vocabulary.end_ids,
+                self.recipe.seed,
+                self._stage_run("ppo"),
+            )
+            finished = Checkpoint(
+                prefixed("adapter", self.policy.adapter_state(ppo.ADAPTER)), metrics
+            )
+            self._keep("ppo", finished)
+        else:
+            self._started("ppo")
+            self._restore_adapter(ppo.ADAPTER, finished)
+        self._done("ppo", finished.state)
+
+    def score(self, completed: Sequence[Completed]) -> Tensor:
+        """The conservative score of whole completions, (N,)."""
+        rows = [(*c.prompt, *c.ids) for c in completed]
+        scores = reward.score(self.policy, self.heads, rows, self.tokens)
+        return reward.conservative(scores, self.recipe.ppo.score_uncertainty)
+
+    # --- evaluate and export -----------------------------------------------------------------
+
+    def evaluate(self) -> Choice:
+        """PPO's result if it passes the gate, else SFT's.
+
+        Raises:
+            GateFailed: neither does.
+        """
+        self._started("evaluate")
+        prompts = self._evaluation_prompts()
+        recipe, seed = self.recipe.evaluation, self.recipe.seed
+        before = write_for(self.policy, prompts, recipe, self.vocabulary.end_ids, seed)
+        candidates: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
+        if self.learns("ppo"):
+            candidates.append(("PPO", ppo.POLICY, ppo.REFERENCE))
+        if self.learns("sft"):
+            candidates.append(("SFT", (sft.ADAPTER,), ()))
+        refused: list[str] = []
+        for name, roles, reference in candidates:
+            report = evaluate(
+                self.policy,
+                roles,
+                reference,
+                prompts,
+                before,
+                self.data.held_out.demonstrations,
+                self.score if self.learns("reward") else None,
+                recipe,
+                self.vocabulary,
+                seed,
+                self.tokens,
+                self.recipe.ppo.missing_end_score,
+            )
+            failures = list(report.failures)
+            if name == "PPO" and report.metrics["win_rate"] < 0.5:
+                failures.append("it does not please the reward model more than the base does")
+            if not failures:
+                for shown in report.samples:
+                    self.emit(shown)
+                self._done("evaluate", report.metrics)
+                return Choice(roles, report)
+            refused.append(f"{name}: {', '.join(failures)}")
+            self.emit(Note(f"The result of {name} is not offered: {', '.join(failures)}."))
+            log.info("%s refused: %s", name, report.metrics)
+        raise GateFailed(
+            "The result is not better than the model it came from, so it is not offered "
+            f"({'; '.join(refused) or 'no stage could learn'})."
+        )
+
+    def export(self, choice: Choice) -> RunDone:
+        """Write the version whole, after llama.cpp has confirmed it."""
+        self._started("export")
+        final = self.folder / "export"
+        beside = self.folder / "export.partial"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        provenance: dict[str, Any] = {
+            "run_id": self.run_id,
+            "base_sha256": self.base_sha256,
+            "parent": self.spec.parent or "",
+        }
+        weights = self.policy.joined(choice.roles)
+        files = {"adapter": "adapter.gguf", "model": "model.gguf"}
+        write_adapter(beside / files["adapter"], self.base, weights, provenance)
+        quantization = possible_quantization(self.base, self.recipe.quantization)
+        if quantization != self.recipe.quantization:
+            self.emit(
+                Note(
+                    f"This model's shape does not allow {self.recipe.quantization}; the merged "
+                    f"file is {quantization}."
+                )
+            )
+        write_merged(beside / files["model"], self.spec.base, weights, quantization, provenance)
+        if self.learns("reward"):
+            files["reward"] = "reward.gguf"
+            uncertainty = self.recipe.ppo.score_uncertainty
+            heads = reward_metadata(self.heads.weight, self.heads.bias, uncertainty)
+            write_adapter(
+                beside / files["reward"],
+                self.base,
+                self.policy.joined(reward.ROLE),
+                {**provenance, **heads},
+            )
+        prompts = self._evaluation_prompts()[:PARITY_SEQUENCES]
+        parity = check_parity(
+            self.policy,
+            choice.roles,
+            self.spec.base,
+            beside / files["adapter"],
+            beside / files["model"],
+            quantization,
+            self.vocabulary,
+            self._greedy(prompts, choice.roles),
+        )
+        metrics = {**self.metrics, **choice.report.metrics, **parity}
+        manifest = Manifest(
+            version_id=self.run_id,
+            name=self.spec.name,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            parent=self.spec.parent,
+            base_sha256=self.base_sha256,
+            template_id=template_id(self.encoder.template),
+            files=files,
+            entries={name: entry_of(beside / name) for name in files.values()},
+            run_id=self.run_id,
+            recipe=asdict(self.recipe),
+            metrics=metrics,
+            licence=str(self.base.metadata.get("general.license", "")),
+        )
+        write_manifest(beside, manifest)
+        for name in files.values():
+            _sync_file(beside / name)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(beside, final)
+        sync_folder(self.folder)
+        self._done("export", parity)
+        return RunDone(str(final), tuple(self.stages), metrics)
+
+    # --- small things ------------------------------------------------------------------------
+
+    def _evaluation_prompts(self) -> list[Prompt]:
+        """Held-out prompts, or practised ones where nothing could be held out."""
+        prompts = self.data.held_out.prompts or self.data.train.prompts
+        order = torch.randperm(
+            len(prompts), generator=generator_for(self.recipe.seed, "evaluation prompts")
+        )
+        return [prompts[i] for i in order[: self.recipe.evaluation.prompts].tolist()]
+
+    def _own_completions(self, purpose: str, count: int, *roles: str) -> list[Completed]:
+        """``count`` completions of training prompts by the model with these adapters."""
+        prompts = self.data.train.prompts
+        if not count or not prompts:
+            return []
+        generator = generator_for(self.recipe.seed, purpose)
+        order = torch.randperm(len(prompts), generator=generator).tolist()
+        chosen = [prompts[order[i % len(prompts)]].ids for i in range(count)]
+        with self.policy.merged(*roles):
+            return sample(
+                self.policy,
+                chosen,
+                max_new_tokens=self.recipe.ppo.max_new_tokens,
+                end_ids=self.vocabulary.end_ids,
+                generator=generator,
+            )
+
+    def _greedy(self, prompts: Sequence[Prompt], roles: Sequence[str]) -> list[tuple[int, ...]]:
+        """Prompts with 32 likeliest tokens behind them."""
+        with self.policy.merged(*roles):
+            completed = sample(
+                self.policy,
+                [prompt.ids for prompt in prompts],
+                max_new_tokens=32,
+                end_ids=self.vocabulary.end_ids,
+                generator=generator_for(self.recipe.seed, "parity"),
+                temperature=0.0,
+            )
+        return [(*c.prompt, *c.ids) for c in completed]
+
+    def _stage_run(self, stage: Stage) -> StageRun:
+        return StageRun(
+            stage,
+            self.folder / stage,
+            self.emit,
+            self.should_stop,
+            self.recipe.checkpoint_every,
+            self.tokens,
+        )
+
+    def _restore_adapter(self, name: str, finished: Checkpoint) -> None:
+        recipe = self.recipe
+        shapes = {"sft": recipe.sft.lora, "reward": recipe.reward.lora, "ppo": recipe.ppo.lora}
+        generator = generator_for(recipe.seed, f"{name} adapter")
+        self.policy.add_adapter(name, shapes[name], generator)
+        self.policy.load_adapter_state(name, without_prefix("adapter", finished.tensors))
+
+    def _keep(self, stage: Stage, finished: Checkpoint) -> None:
+        save_checkpoint(self.folder / stage / "done", finished.tensors, finished.state)
+        remove_steps(self.folder / stage)
+
+    def _started(self, stage: Stage) -> None:
+        self.emit(StageStarted(stage, 0))
+
+    def _done(self, stage: Stage, metrics: Any) -> None:
+        self.stages.append(stage)
+        finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
+        if stage in ("sft", "reward", "ppo"):
+            self.metrics |= {f"{stage}_{name}": value for name, value in finite.items()}
+        self.emit(StageDone(stage, finite))
+
+
+def _same_machine(run_dir: Path, device: devices.Device) -> devices.Device:
+    """The device a run was begun with: another number of threads changes the last bits."""
+    path = run_dir / "machine.json"
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if begun["kind"] == device.kind and begun["dtype"] == device.dtype_name:
+            return devices.Device(
+                device.kind, device.name, device.dtype, begun["threads"], begun["free_bytes"]
+            )
+    kept = {
+        "kind": device.kind,
+        "dtype": device.dtype_name,
+        "threads": device.threads,
+        "free_bytes": device.free_bytes,
+    }
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    return device
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

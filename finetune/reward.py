@@ -1,0 +1,266 @@
+"""The reward model: what this person prefers, as one number for a completion.
+
+One trunk (the SFT model) with an adapter of its own and M linear heads on the hidden state of
+the last token, the end of turn. Every head sees the data in its own bootstrap weights; where
+they disagree, the score is a guess. Pairs teach by Bradley-Terry and thumbs by binary
+likelihood on the same score, with one bias for how freely this person gives thumbs.
+
+Each completion goes through the network once, however many pairs it is in, and all pairs of a
+prompt are in one batch element (Ouyang et al. 2022, section 3.5). No correction for length: a
+person may well prefer short completions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from finetune import rl_math
+from finetune.checkpoint import (
+    Checkpoint,
+    optimizer_tensors,
+    prefixed,
+    restore_optimizer,
+    without_prefix,
+)
+from finetune.contract.recipe import RewardRecipe
+from finetune.data import RankedPrompt
+from finetune.policy import Batch, Policy, pad_batch
+from finetune.stage import (
+    StageRun,
+    by_length,
+    generator_for,
+    set_learning_rate,
+    warmup_cosine,
+)
+
+ADAPTER = "reward"
+ROLE = ("sft", ADAPTER)
+"""The adapters that count while scoring."""
+
+
+class RewardHeads(nn.Module):
+    """M linear heads in float32: weights N(0, 1 / (D + 1)), biases 0 (Huang et al. 2024)."""
+
+    def __init__(self, width: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        weight = torch.randn(heads, width, generator=generator) / math.sqrt(width + 1)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(heads))
+        self.thumb_bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states of last tokens (N, D) to raw scores (N, M)."""
+        out: Tensor = hidden.float() @ self.weight.T + self.bias
+        return out
+
+    @torch.no_grad()
+    def standardise(self, scores: Tensor) -> None:
+        """Fold mean and spread of reference ``scores`` (N, M) into weights and biases.
+
+        Afterwards each head has mean 0 there, and the heads' mean has standard deviation 1.
+        """
+        mean = scores.mean(0)
+        spread = scores.std(0, correction=0).clamp(min=1e-4)
+        whole = ((scores - mean) / spread).mean(1).std(correction=0).clamp(min=1e-2)
+        factor = 1.0 / (spread * whole)
+        self.bias.copy_((self.bias - mean) * factor)
+        self.weight.mul_(factor[:, None])
+
+
+def conservative(scores: Tensor, uncertainty: float) -> Tensor:
+    """The heads' mean less ``uncertainty`` times their variance; (N, M) to (N,).
+
+    Coste et al. 2023, uncertainty-weighted optimisation.
+    """
+    return scores.mean(1) - uncertainty * scores.var(1, correction=0)
+
+
+def last_hidden(policy: Policy, batch: Batch) -> Tensor:
+    """The hidden state of each row's last real token, (N, D); no pad can reach it."""
+    hidden = policy.hidden(batch)
+    last = batch.real.sum(1) - 1
+    return hidden[torch.arange(len(last), device=hidden.device), last]
+
+
+@torch.no_grad()
+def score(
+    policy: Policy, heads: RewardHeads, rows: Sequence[Sequence[int]], tokens_at_once: int
+) -> Tensor:
+    """Scores of whole sequences (prompt, completion, end of turn), (N, M)."""
+    scores = torch.empty(len(rows), heads.bias.shape[0], device=policy.device)
+    with policy.using(*ROLE):
+        for group in by_length([len(ids) for ids in rows], tokens_at_once):
+            batch = pad_batch([(rows[i], [False] * len(rows[i])) for i in group], policy.device)
+            scores[torch.tensor(group, device=policy.device)] = heads(last_hidden(policy, batch))
+    return scores
+
+
+def group_loss(
+    scores: Tensor,
+    group: RankedPrompt,
+    thumb_bias: Tensor,
+    bootstrap: Tensor,
+    center_coef: float,
+) -> Tensor:
+    """The loss of one prompt's judgements; a scalar.
+
+    Args:
+        scores: of its completions, (K, M).
+        bootstrap: how often this prompt is in each head's sample, (M,).
+
+    The pairs of a ranking share one vote: their mean is taken, not their sum.
+    """
+    loss = scores.new_zeros(())
+    if group.pairs:
+        better = scores[[i for i, _, _ in group.pairs]]
+        worse = scores[[j for _, j, _ in group.pairs]]
+        weights = scores.new_tensor([w for _, _, w in group.pairs])[:, None]
+        preference = weights * rl_math.preference_loss(better, worse)
+        centring = center_coef * (better + worse) ** 2
+        loss = loss + ((preference + centring) * bootstrap).mean()
+    if group.thumbs:
+        judged = scores[[i for i, _, _ in group.thumbs]]
+        liked = torch.tensor([liked for _, liked, _ in group.thumbs], device=scores.device)
+        weights = scores.new_tensor([w for _, _, w in group.thumbs])[:, None]
+        thumbs = weights * rl_math.thumb_loss(judged, liked[:, None], thumb_bias)
+        loss = loss + (thumbs * bootstrap).mean()
+    return loss
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often the model puts a pair in the person's order."""
+
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total if self.total else 0.0
+
+    @property
+    def bound(self) -> float:
+        """One-sided 95 % lower bound: above 0.5 the skill is proven."""
+        return rl_math.wilson_lower_bound(self.correct, self.total)
+
+
+def agreement(
+    policy: Policy, heads: RewardHeads, groups: Sequence[RankedPrompt], tokens_at_once: int
+) -> Agreement:
+    """Compare the mean score with every pair; thumbs make pairs of a liked and a disliked one.
+
+    Pairs across prompts count only where no pair within a prompt was judged.
+    """
+    correct = total = 0
+    liked: list[float] = []
+    disliked: list[float] = []
+    rows = [example.ids for group in groups for example in group.completions]
+    if not rows:
+        return Agreement(0, 0)
+    scores = iter(score(policy, heads, rows, tokens_at_once).mean(1).tolist())
+    for group in groups:
+        own = [next(scores) for _ in group.completions]
+        correct += sum(own[i] > own[j] for i, j, _ in group.pairs)
+        total += len(group.pairs)
+        for index, like, _ in group.thumbs:
+            (liked if like else disliked).append(own[index])
+    if total == 0:
+        correct = sum(a > b for a, b in zip(liked, disliked, strict=False))
+        total = min(len(liked), len(disliked))
+    return Agreement(correct, total)
+
+
+def train_reward(
+    policy: Policy,
+    groups: Sequence[RankedPrompt],
+    held_out: Sequence[RankedPrompt],
+    recipe: RewardRecipe,
+    seed: int,
+    run: StageRun,
+) -> RewardHeads:
+    """Train the adapter "reward" and its heads; their scores are not standardised yet."""
+    policy.add_adapter(ADAPTER, recipe.lora, generator_for(seed, "reward adapter"))
+    heads = RewardHeads(policy.width, recipe.heads, generator_for(seed, "reward heads"))
+    heads.to(policy.device)
+    parameters = [*policy.adapter_parameters(ADAPTER), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+    drawn = torch.poisson(
+        torch.ones(len(groups), recipe.heads), generator=generator_for(seed, "bootstrap")
+    ).to(policy.device)
+    per_epoch = math.ceil(len(groups) / recipe.batch_size)
+    steps = per_epoch * recipe.epochs
+
+    at = 0
+    saved = run.start(steps)
+    if saved is not None:
+        at = saved.state["step"]
+        policy.load_adapter_state(ADAPTER, without_prefix("adapter", saved.tensors))
+        heads.load_state_dict(without_prefix("heads", saved.tensors))
+        restore_optimizer(optimizer, saved.tensors)
+
+    def checkpoint() -> Checkpoint:
+        return Checkpoint(
+            {
+                **prefixed("adapter", policy.adapter_state(ADAPTER)),
+                **prefixed("heads", heads.state_dict()),
+                **optimizer_tensors(optimizer),
+            },
+            {"step": at},
+        )
+
+    while at < steps:
+        epoch, place = divmod(at, per_epoch)
+        order = torch.randperm(len(groups), generator=generator_for(seed, "reward", epoch))
+        chosen = order[place * recipe.batch_size : (place + 1) * recipe.batch_size].tolist()
+        rate = recipe.learning_rate * warmup_cosine(at, steps, recipe.warmup_fraction)
+        set_learning_rate(optimizer, [rate])
+        loss = _backward(policy, heads, [groups[i] for i in chosen], drawn[chosen], recipe, run)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        metrics = {"loss": loss, "grad_norm": float(norm), "learning_rate": rate}
+        at += 1
+        if at % per_epoch == 0:
+            found = agreement(policy, heads, groups, run.micro_batch_tokens)
+            metrics["train_accuracy"] = found.accuracy
+            if held_out:
+                unseen = agreement(policy, heads, held_out, run.micro_batch_tokens)
+                metrics["accuracy"] = unseen.accuracy
+        run.step(at, steps, metrics, checkpoint)
+    return heads
+
+
+def _backward(
+    policy: Policy,
+    heads: RewardHeads,
+    groups: Sequence[RankedPrompt],
+    bootstrap: Tensor,
+    recipe: RewardRecipe,
+    run: StageRun,
+) -> float:
+    """Accumulate the gradient of the mean loss over ``groups``, a few prompts at a time."""
+    widths = [max(len(e.ids) for e in g.completions) * len(g.completions) for g in groups]
+    total = 0.0
+    for part in by_length(widths, run.micro_batch_tokens):
+        rows = [
+            (example.ids, example.completion_mask)
+            for index in part
+            for example in groups[index].completions
+        ]
+        with policy.using(*ROLE):
+            scores = heads(last_hidden(policy, pad_batch(rows, policy.device)))
+        loss = scores.new_zeros(())
+        for index in part:
+            own, scores = scores.tensor_split([len(groups[index].completions)])
+            loss = loss + group_loss(
+                own, groups[index], heads.thumb_bias, bootstrap[index], recipe.center_coef
+            )
+        loss = loss / len(groups)
+        loss.backward()
+        total += loss.item()
+    return total

@@ -1,0 +1,114 @@
+"""What a run folder holds before it begins: ``run.json``, ``recipe.json``, ``feedback/``.
+
+The app writes it; ``prepare_run`` is the command line's way to the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.contract import recipe as recipes
+from finetune.contract.errors import InputError
+from finetune.contract.manifest import file_sha256, write_whole
+from finetune.contract.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """``run.json``: which model is trained, and what the result will be called."""
+
+    base: Path
+    base_sha256: str
+    """Empty where the maker of the folder did not say."""
+    parent: str | None
+    """Version id the result descends from."""
+    name: str
+
+
+def read_spec(run_dir: Path) -> RunSpec:
+    """Read ``run.json``.
+
+    Raises:
+        InputError: the folder is no run folder, or the file is broken.
+    """
+    try:
+        raw = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        base = Path(raw["base"])
+        return RunSpec(
+            base if base.is_absolute() else run_dir / base,
+            str(raw.get("base_sha256") or ""),
+            raw.get("parent"),
+            str(raw.get("name") or run_dir.name),
+        )
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{run_dir} is not a run folder: run.json is missing.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"The file run.json in {run_dir} is damaged.") from error
+
+
+def read_recipe(run_dir: Path) -> Recipe:
+    """``recipe.json`` of the folder; the default recipe where there is none."""
+    path = run_dir / "recipe.json"
+    if not path.exists():
+        return Recipe()
+    try:
+        return recipes.from_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text.") from error
+
+
+def prepare_run(
+    run_dir: Path,
+    base: Path,
+    feedback: Sequence[Path],
+    recipe: Path | None,
+    parent: str | None,
+    name: str | None,
+) -> None:
+    """Make a run folder from files.
+
+    Raises:
+        InputError: it exists already, or one of the files does not.
+    """
+    if (run_dir / "run.json").exists():
+        raise InputError(f"{run_dir} holds a run already; go on with it by leaving out --base.")
+    if not base.is_file():
+        raise InputError(f"There is no model file {base}.")
+    files = _feedback_files(feedback)
+    text = recipes.to_json(Recipe())
+    if recipe is not None:
+        if not recipe.is_file():
+            raise InputError(f"There is no recipe {recipe}.")
+        text = recipes.to_json(recipes.from_json(recipe.read_text(encoding="utf-8")))
+    (run_dir / "feedback").mkdir(parents=True, exist_ok=True)
+    for number, file in enumerate(files):
+        shutil.copyfile(file, run_dir / "feedback" / f"{number:03d}-{file.name}")
+    write_whole(run_dir / "recipe.json", text.encode("utf-8"))
+    spec = {
+        "base": str(base.resolve()),
+        "base_sha256": file_sha256(base),
+        "parent": parent,
+        "name": name or run_dir.name,
+    }
+    write_whole(run_dir / "run.json", json.dumps(spec, indent=2).encode("utf-8"))
+
+
+def _feedback_files(paths: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(path.glob("*.jsonl"))
+            if not found:
+                raise InputError(f"There are no .jsonl files in {path}.")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InputError(f"There is no feedback in {path}.")
+    if not files:
+        raise InputError("Say where the feedback is: --feedback FOLDER_OR_FILE.")
+    return files

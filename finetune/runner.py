@@ -1,0 +1,112 @@
+"""One run as a process: whatever happens inside, exactly one final event and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from finetune.console import EventStream, StopRequest
+from finetune.contract.errors import InputError
+from finetune.contract.events import FailureCode, RunDone, RunFailed
+
+log = logging.getLogger(__name__)
+
+DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 3
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_MEMORY: Final = ("out of memory", "not enough memory", "can't allocate memory")
+
+
+def run_to_end(run_dir: Path, stream: EventStream, *, resumed: bool) -> int:
+    """Run the pipeline on a prepared folder and emit its final event; the exit code."""
+    should_stop = StopRequest()
+    should_stop.watch()
+
+    def work() -> RunDone:
+        from finetune.pipeline import run  # seconds of imports: the watcher listens already
+
+        return run(run_dir, stream.emit, should_stop, resumed=resumed)
+
+    try:
+        if not (run_dir / "run.json").is_file():
+            raise InputError(f"{run_dir} is not a run folder: run.json is missing.")
+        stream.keep_in(run_dir)
+        _log_to(run_dir / "log.txt")
+    except InputError as error:
+        result: RunDone | RunFailed = RunFailed("bad_input", str(error))
+    except OSError as error:
+        result = _failure(error)
+    else:
+        result = guarded(work)
+    stream.emit(result)
+    stream.close()
+    if isinstance(result, RunDone):
+        return DONE
+    if result.code == "bad_input":
+        print(result.message, file=sys.stderr)
+        return MISUSED
+    return STOPPED if result.code == "stopped" else FAILED
+
+
+def guarded(work: Callable[[], RunDone]) -> RunDone | RunFailed:
+    """The result of ``work``, or what its exception means to a person."""
+    try:
+        return work()
+    except (Exception, KeyboardInterrupt) as error:
+        result = _failure(error)
+        if result.code in ("bug", "out_of_memory", "disk_full", "diverged"):
+            log.exception("the run failed")
+        else:
+            log.info("the run ended: %s", result.message)
+        return result
+
+
+def _failure(error: BaseException) -> RunFailed:
+    code, message = _meaning(error)
+    return RunFailed(code, message)
+
+
+def _meaning(error: BaseException) -> tuple[FailureCode, str]:
+    name = type(error).__name__
+    text = str(error)
+    if isinstance(error, InputError):
+        return "bad_input", text
+    if name == "Stopped" or isinstance(error, KeyboardInterrupt):
+        return "stopped", "The training was stopped. It can go on from where it was."
+    if name == "NotEnoughFeedback":
+        return "not_enough_feedback", text
+    if name in ("GateFailed", "ExportFailed"):
+        return "gate_failed", text
+    if name == "Diverged":
+        return "diverged", f"The training lost its footing: {text}. Your model is unchanged."
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return "disk_full", "The disk is full. Free some space, then resume the training."
+    if (
+        isinstance(error, MemoryError)
+        or name == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(s in text.lower() for s in _NO_MEMORY))
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    ):
+        return (
+            "out_of_memory",
+            "There was not enough memory. Close other programs or choose a smaller model, then "
+            "resume the training.",
+        )
+    return "bug", f"The training failed unexpectedly ({name}). Details are in its log.txt."
+
+
+def _log_to(path: Path) -> None:
+    """Everything worth knowing afterwards goes into the run's own log, warnings included."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    log.info("process %d, Python %s", os.getpid(), sys.version.split()[0])

@@ -1,0 +1,324 @@
+"""What the starter model reads: which files, how much of each, and what is held out.
+
+Pretraining reads prose, lists of sentences and talk; chat tuning reads conversations whose
+assistant is an assistant. Chats between two people (both sides have a human life) are plain talk
+in pretraining; only short, harmless beginnings of them come into chat tuning, and persona chats
+never do. Files under ``nolicence/`` and other vendors' model output are not listed here at all.
+
+A conversation is held out as a whole, decided by a hash of its file and first words, so that the
+split survives new rows and another order. Reads the gzipped JSON lines described in the data
+folder's README, and our own conversations from ``conversations/*.txt`` beside this file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from finetune.starter.tokenizer import Message
+
+Form = Literal["prose", "lines", "talk", "chat"]
+Language = Literal["en", "ko", "both"]
+
+NAME, AUTHOR = "Attune", "the Attune project"
+HELD_OUT_PER_MILLE = 20
+LINES_PER_DOCUMENT = 12
+SHORT_DIALOGUE = 6  # messages of a long chat between people that come into chat tuning
+LONGEST_COMPLETION = 600  # characters; the model is for short replies
+
+OWN = "conversations"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file. ``pretrain`` and ``chat`` say how many times its rows are read in each stage;
+    a fraction reads that share of the rows, chosen by hash."""
+
+    file: str
+    form: Form
+    language: Language
+    pretrain: float
+    chat: float
+    licence: str
+    origin: str
+
+
+SOURCES = (
+    Source("tinystories_en", "prose", "en", 1.0, 0, "CDLA-Sharing-1.0", "TinyStories (Eldan, Li)"),
+    Source("storybooks_en", "prose", "en", 1.0, 0, "CC-BY", "African Storybook, Pratham Books"),
+    Source("fairytales_en", "prose", "en", 0.5, 0, "Apache-2.0", "FairytaleQA (uci-soe)"),
+    Source("sa/kornlu_sentences_ko", "prose", "ko", 1.0, 0, "CC-BY-SA-4.0", "KorNLU (kakaobrain)"),
+    Source("sa/wikipedia_ko", "prose", "ko", 0.033, 0, "CC-BY-SA-3.0", "Korean Wikipedia, 2020"),
+    Source("sa/wikipedia_en", "prose", "en", 0.03, 0, "CC-BY-SA-3.0", "English Wikipedia, 2015"),
+    Source("question_pair_prompts_ko", "lines", "ko", 2.0, 0, "MIT", "Question_pair (songys)"),
+    Source("sa/3i4k_prompts_ko", "lines", "ko", 1.0, 0, "CC-BY-SA-4.0", "3i4K (warnikchow)"),
+    Source("clinc150_prompts_en", "lines", "en", 0.5, 0, "CC-BY-3.0", "CLINC150 (clinc)"),
+    Source("self_dialogue_en", "talk", "en", 0.12, 0.03, "BSD-3-Clause", "Self-dialogue corpus"),
+    Source("topical_chat_en", "talk", "en", 0.15, 0.1, "CDLA-Sharing-1.0", "Topical-Chat (Alexa)"),
+    Source("human_conversation_en", "talk", "en", 1.0, 1.0, "CC0-1.0", "via IntelLabs/ConvAssist"),
+    Source("xpersona_en", "talk", "en", 0.3, 0, "MIT", "XPersona (HLTCHKUST)"),
+    Source("xpersona_ko", "talk", "ko", 1.0, 0, "MIT", "XPersona (HLTCHKUST)"),
+    Source("sa/sgd_en", "chat", "en", 0.04, 0.01, "CC-BY-SA-4.0", "Schema-Guided Dialogue"),
+    Source("taskmaster4_coffee_en", "chat", "en", 0.3, 0.05, "CC-BY-4.0", "Taskmaster-4 (Google)"),
+    Source("self_instruct_seed_en", "chat", "en", 1.0, 0, "Apache-2.0", "Self-Instruct (Y. Wang)"),
+    Source("chatterbot_en", "chat", "en", 2.0, 1.5, "BSD-3-Clause", "ChatterBot corpus (G. Cox)"),
+    Source("personality_chat_en", "chat", "en", 1.0, 4.0, "MIT", "Personality Chat (Microsoft)"),
+    Source("identity_en", "chat", "en", 1.0, 8.0, "Apache-2.0", "LLaMA-Factory (hiyouga)"),
+    Source("chatbot_ko", "chat", "ko", 1.0, 1.5, "MIT", "Chatbot_data (songys)"),
+    Source("chatterbot_ko", "chat", "ko", 2.0, 1.5, "BSD-3-Clause", "ChatterBot corpus (G. Cox)"),
+    Source("hgtods_music_chat_ko", "chat", "ko", 0.7, 0.2, "MIT", "HG-TODS (NLPlab-skku)"),
+    Source("hgtods_manual_ko", "chat", "ko", 1.0, 0.4, "MIT", "HG-TODS (NLPlab-skku)"),
+    Source("tatoeba_translate_enko", "chat", "both", 1.0, 1.0, "CC-BY-2.0-FR", "Tatoeba"),
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text or a conversation of one source; exactly one of ``text`` and ``messages`` is set."""
+
+    source: str
+    language: Language
+    held_out: bool
+    text: str = ""
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of our own conversations; ``texts[1:]`` are other completions of the same prompt."""
+
+    role: str
+    texts: tuple[str, ...]
+
+
+# ---------------------------------------------------------------- cleaning and splitting
+
+_INVISIBLE = re.compile("[\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\x00-\x08\x0b-\x1f\x7f]")
+_HUMAN_LIFE = re.compile(
+    r"\b(my (wife|husband|dog|dogs|cat|cats|kid|kids|son|daughter|mom|mother|dad|father|brother|"
+    r"sister|family|parents|job|boss|house|car|girlfriend|boyfriend|friend|friends)|"
+    r"i('m| am) (from|married|years old|a (man|woman|student|teacher|nurse))|i live|i work|"
+    r"i grew up|i was born|when i was|i (went|saw|watched|ate|bought|drove|played|visited))\b",
+    re.IGNORECASE,
+)
+
+
+def clean(text: str) -> str:
+    """Composed characters, plain spaces and newlines, nothing invisible, no outer space."""
+    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+    text = _INVISIBLE.sub("", text.replace("\u00a0", " ").replace("\t", " "))
+    text = re.sub(r" {2,}", " ", text)
+    text = re.sub(r" *\n *", "\n", text)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def stable_share(key: str) -> float:
+    """A number in [0, 1) that depends on the key alone, on every machine and in every run."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
+
+
+def fold(text: str) -> str:
+    """Letters and digits only, lower case: what makes two openings the same."""
+    return re.sub(r"[^\w]+", "", text.casefold())
+
+
+def is_held_out(source: str, opening: str) -> bool:
+    """Decided by a conversation's first words, so that its variants fall on the same side."""
+    return stable_share(f"held-out/{source}/{fold(opening)[:80]}") * 1000 < HELD_OUT_PER_MILLE
+
+
+def copies(epochs: float, key: str) -> int:
+    """How often a row is read: the whole part always, the rest by chance that is not chance."""
+    whole = int(epochs)
+    return whole + (stable_share("copies/" + key) < epochs - whole)
+
+
+def language_of(text: str) -> Language:
+    return "ko" if re.search("[\uac00-\ud7a3]", text) else "en"
+
+
+# ---------------------------------------------------------------- our own conversations
+
+
+def parse_conversations(text: str) -> tuple[list[list[Turn]], list[str]]:
+    """Read the format of ``conversations/*.txt``; returns conversations and what was wrong.
+
+    ``S: ``, ``U: `` and ``A: `` open a turn, two leading spaces continue it after a newline, an
+    empty line ends the conversation, ``#`` opens a comment. Several ``A: `` in a row are other
+    completions of one prompt. A faulty conversation is left out and named by its line.
+    """
+    conversations: list[list[Turn]] = []
+    problems: list[str] = []
+    turns: list[Turn] = []
+    fault = ""
+    started = 0
+
+    def finish() -> None:
+        nonlocal turns, fault
+        if turns or fault:
+            fault = fault or _fault(turns)
+            if fault:
+                problems.append(f"line {started}: {fault}")
+            else:
+                conversations.append(turns)
+        turns, fault = [], ""
+
+    for number, line in enumerate(unicodedata.normalize("NFC", text).splitlines(), start=1):
+        if line.startswith("#"):
+            continue
+        if not line.strip():
+            finish()
+            continue
+        if not turns and not fault:
+            started = number
+        if line.startswith("  "):
+            if turns:
+                *others, last = turns[-1].texts
+                turns[-1] = Turn(turns[-1].role, (*others, last + "\n" + line[2:].rstrip()))
+            else:
+                fault = "a continuation line without a turn before it"
+            continue
+        role = {"S:": "system", "U:": "user", "A:": "assistant"}.get(line[:2])
+        content = line[2:].strip()
+        if role is None or not content:
+            fault = fault or f"cannot read {line[:30]!r}"
+        elif role == "assistant" and turns and turns[-1].role == "assistant":
+            turns[-1] = Turn(role, (*turns[-1].texts, content))
+        else:
+            turns.append(Turn(role, (content,)))
+    finish()
+    return conversations, problems
+
+
+def _fault(turns: list[Turn]) -> str:
+    roles = [turn.role for turn in turns]
+    if roles and roles[0] == "system":
+        roles = roles[1:]
+    if not roles:
+        return "nothing but a system turn"
+    if roles != ["user" if i % 2 == 0 else "assistant" for i in range(len(roles))]:
+        return "turns must alternate, the person first"
+    return "" if len(roles) % 2 == 0 else "the last turn must be the assistant's"
+
+
+def training_examples(turns: list[Turn]) -> list[tuple[Message, ...]]:
+    """The conversation by first completions, all learned; then each alternative by itself."""
+    firsts = [Message(turn.role, turn.texts[0]) for turn in turns]
+    main = tuple(Message(m.role, m.content, learn=m.role == "assistant") for m in firsts)
+    examples = [main]
+    for index, turn in enumerate(turns):
+        for other in turn.texts[1:]:
+            examples.append((*firsts[:index], Message(turn.role, other, learn=True)))
+    return examples
+
+
+def own_documents(folder: Path, epochs: float) -> tuple[list[Document], list[str]]:
+    """Our own conversations, repeated; held-out ones once. Broken ones are reported, not fatal."""
+    documents: list[Document] = []
+    problems: list[str] = []
+    for path in sorted(folder.glob("*.txt")):
+        conversations, faults = parse_conversations(path.read_text("utf-8", errors="replace"))
+        problems += [f"{path.name}, {fault}" for fault in faults]
+        for turns in conversations:
+            opening = next(turn.texts[0] for turn in turns if turn.role == "user")
+            held_out = is_held_out(OWN, opening)
+            for messages in training_examples(turns):
+                filled = tuple(Message(m.role, _fill(m.content), m.learn) for m in messages)
+                document = Document(OWN, language_of(opening), held_out, messages=filled)
+                key = OWN + "".join(m.content for m in messages)
+                documents += [document] * (1 if held_out else copies(epochs, key))
+    return documents, problems
+
+
+# ---------------------------------------------------------------- the public files
+
+
+def read_rows(data: Path, source: Source) -> Iterator[dict[str, object]]:
+    path = data / f"{source.file}.jsonl.gz"
+    if not path.is_file():
+        raise ValueError(f"The data folder has no file {source.file}.jsonl.gz.")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"{source.file}.jsonl.gz holds a line that is no object.")
+            yield row
+
+
+def pretraining_documents(data: Path, source: Source) -> Iterator[Document]:
+    """Prose as it is, sentences a dozen to a document, people's talk as a list, chat as ChatML."""
+    if not source.pretrain:
+        return
+    lines: dict[bool, list[str]] = {False: [], True: []}
+    for row in read_rows(data, source):
+        messages = _messages(row)
+        text = clean(str(row.get("text", "")))
+        opening = text if source.form == "prose" else _opening(messages)
+        if not opening:
+            continue
+        held_out = is_held_out(source.file, opening)
+        key = source.file + text + "".join(m.content for m in messages)
+        times = min(1, copies(source.pretrain, key)) if held_out else copies(source.pretrain, key)
+        if not times:
+            continue
+        if source.form == "lines":
+            lines[held_out] += [opening] * times
+        elif source.form == "prose":
+            yield from [Document(source.file, source.language, held_out, text)] * times
+        elif source.form == "talk":
+            talk = "\n".join("- " + m.content.replace("\n", " ") for m in messages)
+            yield from [Document(source.file, source.language, held_out, talk)] * times
+        else:
+            chat = Document(source.file, source.language, held_out, messages=tuple(messages))
+            yield from [chat] * times
+    for held_out, group in lines.items():
+        group.sort(key=lambda line: stable_share("order/" + line))
+        for start in range(0, len(group), LINES_PER_DOCUMENT):
+            text = "\n".join(group[start : start + LINES_PER_DOCUMENT])
+            yield Document(source.file, source.language, held_out, text)
+
+
+def chat_documents(data: Path, source: Source) -> Iterator[Document]:
+    """Conversations for chat tuning, completions marked; people's talk only its harmless start."""
+    if not source.chat:
+        return
+    for row in read_rows(data, source):
+        messages = _messages(row)
+        opening = _opening(messages)
+        if source.form == "talk":
+            messages = messages[:SHORT_DIALOGUE]
+            messages = messages[: len(messages) - len(messages) % 2]
+            if any(m.role == "assistant" and _HUMAN_LIFE.search(m.content) for m in messages):
+                continue
+        replies = [m.content for m in messages if m.role == "assistant"]
+        if not opening or not replies or not all(replies):
+            continue
+        if max(len(reply) for reply in replies) > LONGEST_COMPLETION:
+            continue
+        held_out = is_held_out(source.file, opening)
+        times = copies(source.chat, source.file + "".join(m.content for m in messages))
+        marked = tuple(Message(m.role, m.content, m.role == "assistant") for m in messages)
+        document = Document(source.file, language_of(opening), held_out, messages=marked)
+        yield from [document] * (min(times, 1) if held_out else times)
+
+
+def _messages(row: dict[str, object]) -> list[Message]:
+    raw = row.get("messages", [])
+    if not isinstance(raw, list):
+        return []
+    return [Message(str(m["role"]), _fill(clean(str(m["content"])))) for m in raw]
+
+
+def _opening(messages: list[Message]) -> str:
+    return next((m.content for m in messages if m.role == "user"), "")
+
+
+def _fill(text: str) -> str:
+    return text.replace("{{name}}", NAME).replace("{{author}}", AUTHOR)

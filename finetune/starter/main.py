@@ -1,0 +1,315 @@
+"""The command ``starter``: from the data folder to a GGUF file, resumable at any point.
+
+    corpus -> tokenizer -> pretraining -> chat tuning -> export and card
+
+The work folder is the truth: ``recipe.json``, ``tokenizer.json``, ``corpus-*.safetensors``,
+``plan.json`` (steps, decided by a probe of the speed), ``checkpoint.safetensors``, ``log.jsonl``.
+Whatever exists there is not made again. ``plan.json`` may be edited while a stage's rate is still
+level, when a busy machine turns out slower than the probe. Prints plain lines on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from finetune.starter.card import write_card
+from finetune.starter.corpus import (
+    SOURCES,
+    Document,
+    chat_documents,
+    own_documents,
+    pretraining_documents,
+)
+from finetune.starter.export import write_gguf
+from finetune.starter.model import StarterModel
+from finetune.starter.optimizer import MuonWithAdam
+from finetune.starter.pretrain import (
+    HeldOut,
+    LossFunction,
+    Progress,
+    Rows,
+    StagePlan,
+    Stop,
+    load_checkpoint,
+    pack,
+    pass_loss,
+    row_numbers,
+    save_checkpoint,
+    summed_loss,
+    train_stage,
+)
+from finetune.starter.recipe import StarterRecipe
+from finetune.starter.tokenizer import (
+    END_OF_TEXT,
+    EncodedText,
+    bytes_per_token,
+    encode_chat,
+    encode_document,
+    load_tokenizer,
+    save_tokenizer,
+    token_byte_lengths,
+    train_tokenizer,
+)
+
+CONVERSATIONS = Path(__file__).parent / "conversations"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Train the bundled model from scratch and write it as a GGUF file."
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public text sets")
+    parser.add_argument("--work", type=Path, required=True, help="folder for progress; resumable")
+    parser.add_argument("--output", type=Path, required=True, help="the GGUF file to write")
+    parser.add_argument("--minutes", type=float, help="time for training on this machine")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 when the file is written, 3 when stopped before (run again to go on)."""
+    if not arguments.data.is_dir():
+        raise ValueError(f"There is no data folder {arguments.data}.")
+    if arguments.output.suffix != ".gguf":
+        raise ValueError("The output must be a file name that ends in .gguf.")
+    recipe = StarterRecipe()
+    if arguments.minutes is not None:
+        if arguments.minutes <= 0:
+            raise ValueError("The minutes must be more than zero.")
+        recipe = replace(recipe, minutes=arguments.minutes)
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    _same_recipe(work / "recipe.json", recipe)
+    stop = Stop(work / "stop")
+    with stop.on_signals():
+        loss = summed_loss if arguments.no_compile else _compiled()
+        return train(recipe, arguments.data, work, arguments.output, stop, loss)
+
+
+def train(
+    recipe: StarterRecipe, data: Path, work: Path, output: Path, stop: Stop, loss: LossFunction
+) -> int:
+    """Every step that is not yet done in ``work``; returns what ``run`` returns."""
+    documents = None
+    if not (work / "tokenizer.json").exists():
+        documents = list(_all_pretraining(data))
+        _make_tokenizer(documents, recipe, work / "tokenizer.json")
+    tokenizer = load_tokenizer(work / "tokenizer.json")
+    if not (work / "corpus-pretrain.safetensors").exists():
+        documents = documents or list(_all_pretraining(data))
+        _encode(documents, tokenizer, recipe, work, "pretrain")
+    model = StarterModel(recipe.shape, recipe.seed)
+    optimizer = MuonWithAdam(model, recipe.momentum, recipe.weight_decay)
+    progress = Progress()
+    if (work / "checkpoint.safetensors").exists():
+        progress = load_checkpoint(work / "checkpoint.safetensors", model, optimizer)
+        say(f"going on at {progress.stage}, step {progress.step}")
+    byte_lengths = torch.tensor(token_byte_lengths(tokenizer))
+
+    for stage in ("pretrain", "chat"):
+        if progress.stage != stage:
+            continue
+        if stage == "chat" and not (work / "corpus-chat.safetensors").exists():
+            _encode(list(_all_chat(data, recipe)), tokenizer, recipe, work, "chat")
+        rows, held = _load_rows(work, stage)
+        plan = _plan(recipe, stage, rows, work, model, loss, progress)
+        held_out = HeldOut(held, byte_lengths)
+        progress = train_stage(recipe, plan, model, optimizer, progress, held_out, work, stop, loss)
+        if progress.step < plan.steps:
+            say(f"stopped at {stage}, step {progress.step}; run again to go on")
+            return 3
+        if stage == "pretrain":
+            save_checkpoint(work / "pretrained.safetensors", model, optimizer, progress)
+            optimizer = MuonWithAdam(model, recipe.momentum, recipe.weight_decay)
+            progress = replace(progress, stage="chat", step=0)
+            save_checkpoint(work / "checkpoint.safetensors", model, optimizer, progress)
+    write_gguf(output, model, tokenizer)
+    own, _ = own_documents(CONVERSATIONS, recipe.own_epochs)
+    write_card(output.with_name("MODEL_CARD.md"), recipe, work / "log.jsonl", model, tokenizer, own)
+    say(f"wrote {output.name}, {output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def say(line: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- steps before training
+
+
+def _same_recipe(path: Path, recipe: StarterRecipe) -> None:
+    """Write the recipe, or check that the folder was begun with this one (time may differ)."""
+    if not path.exists():
+        path.write_text(recipe.to_json(), encoding="utf-8")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(recipe.to_json())
+    differing = sorted(k for k in now if k != "minutes" and before.get(k) != now[k])
+    if differing:
+        names = ", ".join(differing)
+        raise ValueError(f"The work folder was begun with another recipe ({names} differ).")
+
+
+def _all_pretraining(data: Path) -> Iterable[Document]:
+    for source in SOURCES:
+        yield from pretraining_documents(data, source)
+
+
+def _all_chat(data: Path, recipe: StarterRecipe) -> Iterable[Document]:
+    own, problems = own_documents(CONVERSATIONS, recipe.own_epochs)
+    for problem in problems:
+        say(f"left out: {problem}")
+    yield from own
+    for source in SOURCES:
+        yield from chat_documents(data, source)
+
+
+def _plain_text(document: Document) -> str:
+    return document.text or "\n".join(m.content for m in document.messages)
+
+
+def _make_tokenizer(documents: list[Document], recipe: StarterRecipe, path: Path) -> None:
+    say("training the tokenizer")
+    learned = (_plain_text(d) for d in documents if not d.held_out)
+    tokenizer = train_tokenizer(learned, recipe.vocabulary)
+    for language in ("en", "ko"):
+        held = [_plain_text(d) for d in documents if d.held_out and d.language == language]
+        say(f"bytes per token, held-out {language}: {bytes_per_token(tokenizer, held):.2f}")
+    save_tokenizer(tokenizer, path)
+
+
+def _encode_document(tokenizer: Tokenizer, document: Document, stage: str) -> EncodedText:
+    """In pretraining every token counts; in chat tuning the marked completions do."""
+    if document.text:
+        return encode_document(tokenizer, document.text)
+    encoded = encode_chat(tokenizer, document.messages)
+    if stage == "pretrain":
+        ids = [*encoded.ids, END_OF_TEXT]
+        return EncodedText(ids, [True] * len(ids))
+    return encoded
+
+
+def _encode(
+    documents: list[Document], tokenizer: Tokenizer, recipe: StarterRecipe, work: Path, stage: str
+) -> None:
+    """Tokenise, print the sizes, pack, and keep the rows as ``corpus-<stage>.safetensors``."""
+    say(f"tokenising {len(documents)} documents for {stage}")
+    tokens: Counter[tuple[str, str]] = Counter()
+    counted: Counter[tuple[str, str]] = Counter()
+    learned: list[EncodedText] = []
+    held: dict[str, list[EncodedText]] = {}
+    for document in documents:
+        encoded = _encode_document(tokenizer, document, stage)
+        if document.held_out:
+            language = "ko" if document.language == "ko" else "en"
+            own = "own_" if document.source == "conversations" else ""
+            held.setdefault(f"{stage}_{own}{language}", []).append(encoded)
+        else:
+            learned.append(encoded)
+            tokens[document.source, document.language] += len(encoded.ids)
+            counted[document.source, document.language] += sum(encoded.mask)
+    total = max(sum(tokens.values()), 1)
+    for (source, language), count in sorted(tokens.items(), key=lambda item: -item[1]):
+        in_loss = counted[source, language]
+        say(f"  {source:28} {language:4} {count:9,} tokens {in_loss:9,} in the loss")
+    for language in ("en", "ko", "both"):
+        part = sum(n for (_, spoken), n in tokens.items() if spoken == language)
+        say(f"  {language}: {part:,} tokens, {100 * part / total:.1f} %")
+    packed = {"rows": pack(learned, recipe.row_length, recipe.seed, stage == "pretrain")}
+    if stage == "pretrain":
+        long = [text for text in learned if len(text.ids) > recipe.row_length] or learned
+        packed["long"] = pack(long, recipe.long_row_length, recipe.seed, True)
+    for name, texts in sorted(held.items()):
+        random.Random(recipe.seed).shuffle(texts)
+        packed[f"held/{name}"] = pack(texts, recipe.row_length, recipe.seed, stage == "pretrain")
+    tensors: dict[str, Tensor] = {}
+    for name, rows in packed.items():
+        say(f"  {name}: {len(rows)} rows of {rows.ids.shape[1]}")
+        tensors |= {f"{name}|ids": rows.ids, f"{name}|segments": rows.segments}
+        tensors[f"{name}|targets"] = rows.targets
+    path = work / f"corpus-{stage}.safetensors"
+    save_file(tensors, str(path.with_suffix(".part")))
+    path.with_suffix(".part").replace(path)
+
+
+def _load_rows(work: Path, stage: str) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """The stage's rows, and the held-out rows of this stage and those before it."""
+    rows: dict[str, Rows] = {}
+    held: dict[str, Rows] = {}
+    for part in ("pretrain", "chat") if stage == "chat" else ("pretrain",):
+        tensors = load_file(str(work / f"corpus-{part}.safetensors"))
+        for name in {key.split("|")[0] for key in tensors}:
+            loaded = Rows(*(tensors[f"{name}|{k}"] for k in ("ids", "segments", "targets")))
+            if name.startswith("held/"):
+                held[name.removeprefix("held/")] = loaded
+            elif part == stage:
+                rows[name] = loaded
+    return rows, dict(sorted(held.items()))
+
+
+def _compiled() -> LossFunction:
+    compiled: LossFunction = torch.compile(summed_loss, dynamic=False)
+    return compiled
+
+
+def _plan(
+    recipe: StarterRecipe,
+    stage: str,
+    rows: dict[str, Rows],
+    work: Path,
+    model: StarterModel,
+    loss: LossFunction,
+    progress: Progress,
+) -> StagePlan:
+    """How many steps fit into the time. Decided once for a stage and kept in ``plan.json``."""
+    path = work / "plan.json"
+    plans: dict[str, int] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if stage not in plans:
+        seconds = _seconds_per_step(recipe, rows["rows"], model, loss)
+        left = recipe.minutes * 60 - progress.seconds
+        if stage == "pretrain":
+            left *= recipe.pretrain_share
+        plans[stage] = max(recipe.warmup_steps + 10, int(left / seconds))
+        path.write_text(json.dumps(plans) + "\n", encoding="utf-8")
+        say(f"{stage}: {seconds:.2f} s a step, {plans[stage]} steps in {left / 60:.1f} minutes")
+    return StagePlan(
+        name=stage,
+        steps=plans[stage],
+        rows=rows["rows"],
+        long_rows=rows.get("long"),
+        rate_scale=1.0 if stage == "pretrain" else recipe.chat_rate_scale,
+    )
+
+
+def _seconds_per_step(
+    recipe: StarterRecipe, rows: Rows, model: StarterModel, loss: LossFunction
+) -> float:
+    """The best of a few steps on a copy of the model (the first compiles, and other programs may
+    disturb any of them), and 10 % for measuring and saving."""
+    copy = StarterModel(model.shape)
+    optimizer = MuonWithAdam(copy, recipe.momentum, recipe.weight_decay)
+    per_step = max(1, recipe.tokens_per_step // rows.ids.shape[1])
+    best = math.inf
+    for step in range(5):
+        began = time.monotonic()
+        numbers = row_numbers(len(rows), step, per_step, recipe.seed)
+        for start in range(0, per_step, recipe.rows_per_pass):
+            part = pass_loss(loss, copy, rows, numbers[start : start + recipe.rows_per_pass])
+            part.backward()  # type: ignore[no-untyped-call]
+        optimizer.step(1e-3, 1e-3)
+        best = min(best, time.monotonic() - began)
+    return best * 1.1

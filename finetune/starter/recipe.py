@@ -1,0 +1,90 @@
+"""Every number of the starter model's training, each with its reason.
+
+A recipe is written as JSON beside the checkpoints and summarised in the model's card; a work
+folder refuses to go on with another recipe than the one it was begun with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from finetune.starter.model import ModelShape
+
+
+@dataclass(frozen=True)
+class StarterRecipe:
+    """Shape, optimiser and schedule. The corpus and its weights are in ``corpus.py``."""
+
+    seed: int = 20261121
+    """One seed for initial weights, order of documents and sampling of sources."""
+    vocabulary: int = 8192
+    """Two languages in 8k pieces: about 3.9 bytes a token, while the table stays a quarter of
+    the model. 16k would spend half of the parameters on rows that 8M tokens hardly touch."""
+    width: int = 256
+    """A multiple of 256, so that llama.cpp's K-quants are possible."""
+    layers: int = 6
+    """About 5M parameters outside the embedding: what an hour on two cores can still fill."""
+    heads: int = 4
+    """Head size 64, the smallest that every llama.cpp backend has fast kernels for."""
+    feed_forward: int = 768
+    """Three times the width; SwiGLU has three matrices where a plain MLP has two."""
+    context: int = 1024
+    """Positions the file promises; the last part of pretraining really trains all of them."""
+
+    minutes: float = 55.0
+    """Wall time for both stages. A probe of the speed turns it into a number of steps."""
+    pretrain_share: float = 0.66
+    """Of the time. Chat tuning repeats little data, pretraining has more than it can read."""
+    tokens_per_step: int = 8192
+    """Far below the critical batch at these losses, yet large enough to hide Muon's own cost."""
+    rows_per_pass: int = 8
+    """Rows of 512 that go through the network at once: fits in cache and memory of a laptop."""
+    row_length: int = 512
+    """Nearly all documents are shorter; attention to longer rows costs more than it teaches."""
+    long_row_length: int = 1024
+    """For the last part of pretraining, so that every promised position was seen."""
+    long_share: float = 0.12
+    """Share of pretraining steps with long rows."""
+
+    matrix_rate: float = 0.02
+    """Muon's learning rate for the hidden matrices (update of spectral norm one, times this)."""
+    vector_rate: float = 0.004
+    """AdamW's rate for embeddings and gains; small models bear high rates."""
+    chat_rate_scale: float = 0.3
+    """Chat tuning starts from a decayed model, on little data seen several times."""
+    momentum: float = 0.95
+    """Muon's Nesterov momentum, as its author uses it."""
+    weight_decay: float = 0.01
+    """On the matrices only. One pass over the text leaves little to overfit."""
+    warmup_steps: int = 20
+    """AdamW's second moments need some steps before they can be trusted."""
+    decay_share: float = 0.35
+    """Trapezoid: constant, then linear to zero over this share of the stage. The constant part
+    can be lengthened by a resumed run, which a cosine would forbid."""
+    clip_norm: float = 1.0
+    """Protects AdamW's part from a rare bad batch; Muon ignores the scale of gradients."""
+
+    own_epochs: float = 5.0
+    """How often our own conversations are seen in chat tuning: the voice we want."""
+    evaluate_every: int = 100
+    """Steps between two held-out measurements."""
+    evaluate_tokens: int = 16384
+    """Held-out tokens per language and measurement: noise of about 0.01 nats."""
+    checkpoint_every: int = 50
+    """Steps; two to three minutes of work is what a power cut may cost."""
+
+    @property
+    def shape(self) -> ModelShape:
+        return ModelShape(
+            vocabulary=self.vocabulary,
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+            feed_forward=self.feed_forward,
+            context=self.context,
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"

@@ -1,0 +1,1087 @@
+<?xml version="1.0" encoding="utf-8"?>
+<!DOCTYPE TS>
+<TS version="2.1" language="ko" sourcelanguage="en">
+<context>
+    <name>ChatService</name>
+    <message>
+        <source>No model is loaded, so there is no answer yet.</source>
+        <translation>불러온 모델이 없어서 아직 답변이 없어요.</translation>
+    </message>
+    <message>
+        <source>Your message is kept. Restart the model and ask for the answer again.</source>
+        <translation>메시지는 보관했어요. 모델을 다시 시작한 뒤 답변을 다시 요청해 주세요.</translation>
+    </message>
+    <message>
+        <source>Choose another model version.</source>
+        <translation>다른 모델 버전을 선택해 주세요.</translation>
+    </message>
+    <message>
+        <source>The model is not loaded again by itself. Choose another version.</source>
+        <translation>모델을 자동으로 다시 불러오지 않아요. 다른 버전을 선택해 주세요.</translation>
+    </message>
+    <message>
+        <source>What was written is kept; the model is being loaded again.</source>
+        <translation>쓰던 내용은 보관했어요. 모델을 다시 불러오고 있어요.</translation>
+    </message>
+</context>
+<context>
+    <name>CollectedCard</name>
+    <message>
+        <source>liked</source>
+        <translation>좋아요</translation>
+    </message>
+    <message>
+        <source>not liked</source>
+        <translation>별로예요</translation>
+    </message>
+    <message>
+        <source>comparisons</source>
+        <translation>비교</translation>
+    </message>
+    <message>
+        <source>corrections</source>
+        <translation>고쳐 쓰기</translation>
+    </message>
+    <message>
+        <source>What your model can learn from</source>
+        <translation>모델이 배울 수 있는 것</translation>
+    </message>
+    <message>
+        <source>Good answers to imitate</source>
+        <translation>따라 배울 좋은 답변</translation>
+    </message>
+    <message>
+        <source>Judgements that show your taste</source>
+        <translation>취향을 보여 주는 평가</translation>
+    </message>
+    <message>
+        <source>{0}, enough</source>
+        <translation>{0}개, 충분해요</translation>
+    </message>
+    <message>
+        <source>{0} of {1}</source>
+        <translation>{0} / {1}</translation>
+    </message>
+    <message>
+        <source>Your model will imitate the good answers, learn your taste from your judgements, and then practise until it meets it more often.</source>
+        <translation>모델이 좋은 답변을 따라 배우고, 평가에서 취향을 익힌 다음, 취향에 더 자주 맞을 때까지 연습해요.</translation>
+    </message>
+    <message>
+        <source>Your model will imitate the good answers.</source>
+        <translation>모델이 좋은 답변을 따라 배워요.</translation>
+    </message>
+    <message numerus="yes">
+        <source>With %n more judgement(s) it can also learn your taste and practise.</source>
+        <translation>
+            <numerusform>평가가 %n개 더 모이면 취향을 익히고 연습도 할 수 있어요.</numerusform>
+        </translation>
+    </message>
+    <message>
+        <source>Your model will learn your taste and practise.</source>
+        <translation>모델이 취향을 익히고 연습해요.</translation>
+    </message>
+    <message numerus="yes">
+        <source>With %n more good answer(s) it can also imitate them.</source>
+        <translation>
+            <numerusform>좋은 답변이 %n개 더 모이면 따라 배울 수도 있어요.</numerusform>
+        </translation>
+    </message>
+    <message numerus="yes">
+        <source>Like or correct %n more answer(s), and your model can learn from them.</source>
+        <translation>
+            <numerusform>답변 %n개에 더 좋아요를 누르거나 고쳐 쓰면 모델이 배울 수 있어요.</numerusform>
+        </translation>
+    </message>
+</context>
+<context>
+    <name>Composer</name>
+    <message>
+        <source>Your message</source>
+        <translation>내 메시지</translation>
+    </message>
+    <message>
+        <source>Write a message</source>
+        <translation>메시지를 입력하세요</translation>
+    </message>
+    <message>
+        <source>Compare two</source>
+        <translation>둘 비교</translation>
+    </message>
+    <message>
+        <source>Ask for two answers and choose the better one. It teaches your model most.</source>
+        <translation>답변 두 개를 받아 더 나은 것을 골라요. 모델이 가장 많이 배우는 방법이에요.</translation>
+    </message>
+    <message>
+        <source>Stop</source>
+        <translation>중지</translation>
+    </message>
+    <message>
+        <source>Send</source>
+        <translation>보내기</translation>
+    </message>
+    <message>
+        <source>Enter</source>
+        <translation>Enter</translation>
+    </message>
+</context>
+<context>
+    <name>ContextMeter</name>
+    <message>
+        <source>The model sees {0} of at most {1} tokens of this conversation.</source>
+        <translation>모델이 이 대화에서 최대 {1}토큰 가운데 {0}토큰을 보고 있어요.</translation>
+    </message>
+    <message numerus="yes">
+        <source>%n earlier message(s) no longer fit.</source>
+        <translation>
+            <numerusform>앞선 메시지 %n개는 더 이상 들어가지 않아요.</numerusform>
+        </translation>
+    </message>
+    <message>
+        <source>Context</source>
+        <translation>컨텍스트</translation>
+    </message>
+</context>
+<context>
+    <name>ConversationDelegate</name>
+    <message>
+        <source>Title of the conversation</source>
+        <translation>대화 제목</translation>
+    </message>
+</context>
+<context>
+    <name>ConversationList</name>
+    <message>
+        <source>Earlier</source>
+        <translation>이전</translation>
+    </message>
+    <message>
+        <source>Today</source>
+        <translation>오늘</translation>
+    </message>
+    <message>
+        <source>Yesterday</source>
+        <translation>어제</translation>
+    </message>
+    <message>
+        <source>This week</source>
+        <translation>이번 주</translation>
+    </message>
+    <message>
+        <source>New conversation</source>
+        <translation>새 대화</translation>
+    </message>
+    <message>
+        <source>Rename</source>
+        <translation>이름 바꾸기</translation>
+    </message>
+    <message>
+        <source>Delete</source>
+        <translation>삭제</translation>
+    </message>
+    <message>
+        <source>Search</source>
+        <translation>검색</translation>
+    </message>
+    <message>
+        <source>Search in all conversations</source>
+        <translation>모든 대화에서 검색</translation>
+    </message>
+    <message>
+        <source>Conversations</source>
+        <translation>대화 목록</translation>
+    </message>
+    <message>
+        <source>Nothing found</source>
+        <translation>찾은 것이 없어요</translation>
+    </message>
+</context>
+<context>
+    <name>CorrectionEditor</name>
+    <message>
+        <source>Cancel</source>
+        <translation>취소</translation>
+    </message>
+    <message>
+        <source>Ctrl+Enter saves, Esc cancels</source>
+        <translation>Ctrl+Enter로 저장, Esc로 취소</translation>
+    </message>
+</context>
+<context>
+    <name>FailureCard</name>
+    <message>
+        <source>Nothing is lost: you can resume the training where it was.</source>
+        <translation>잃은 것은 없어요. 멈춘 곳부터 학습을 이어 갈 수 있어요.</translation>
+    </message>
+    <message>
+        <source>Your model stays as it was.</source>
+        <translation>모델은 그대로예요.</translation>
+    </message>
+    <message>
+        <source>The training was stopped.</source>
+        <translation>학습을 중지했어요.</translation>
+    </message>
+    <message>
+        <source>There was too little feedback to learn from.</source>
+        <translation>배우기에는 피드백이 너무 적었어요.</translation>
+    </message>
+    <message>
+        <source>Rate, compare or correct some more answers, and train again.</source>
+        <translation>답변을 조금 더 평가하거나 비교하거나 고쳐 쓴 뒤 다시 학습해 주세요.</translation>
+    </message>
+    <message>
+        <source>The computer ran out of memory.</source>
+        <translation>컴퓨터의 메모리가 부족했어요.</translation>
+    </message>
+    <message>
+        <source>Close other programs, then resume the training.</source>
+        <translation>다른 프로그램을 닫은 뒤 학습을 이어 가세요.</translation>
+    </message>
+    <message>
+        <source>The disk is full.</source>
+        <translation>디스크가 가득 찼어요.</translation>
+    </message>
+    <message>
+        <source>Make some room, for example by removing old versions, then resume.</source>
+        <translation>오래된 버전을 지우는 등 공간을 만든 뒤 이어 가세요.</translation>
+    </message>
+    <message>
+        <source>The training lost its way and was ended.</source>
+        <translation>학습이 길을 벗어나서 끝냈어요.</translation>
+    </message>
+    <message>
+        <source>More feedback makes the next training steadier.</source>
+        <translation>피드백이 더 많으면 다음 학습이 더 안정돼요.</translation>
+    </message>
+    <message>
+        <source>The new version was not better, so it is not offered.</source>
+        <translation>새 버전이 더 낫지 않아서 권하지 않아요.</translation>
+    </message>
+    <message>
+        <source>More comparisons help most.</source>
+        <translation>비교를 더 하면 가장 도움이 돼요.</translation>
+    </message>
+    <message>
+        <source>The feedback or the model could not be read.</source>
+        <translation>피드백이나 모델을 읽지 못했어요.</translation>
+    </message>
+    <message>
+        <source>The training ended unexpectedly.</source>
+        <translation>학습이 예기치 않게 끝났어요.</translation>
+    </message>
+    <message>
+        <source>Close</source>
+        <translation>닫기</translation>
+    </message>
+</context>
+<context>
+    <name>Figures</name>
+    <message>
+        <source>Agrees with your choices</source>
+        <translation>내 선택과 일치</translation>
+    </message>
+    <message>
+        <source>Better than before</source>
+        <translation>이전보다 나음</translation>
+    </message>
+    <message>
+        <source>Length of answers</source>
+        <translation>답변 길이</translation>
+    </message>
+    <message>
+        <source>Distance from before</source>
+        <translation>이전과의 거리</translation>
+    </message>
+    <message>
+        <source>Loss on unseen text</source>
+        <translation>처음 보는 글의 손실</translation>
+    </message>
+    <message>
+        <source>Variety of words</source>
+        <translation>낱말의 다양함</translation>
+    </message>
+    <message>
+        <source>{0} nats</source>
+        <translation>{0} nats</translation>
+    </message>
+</context>
+<context>
+    <name>Header</name>
+    <message>
+        <source>New conversation</source>
+        <translation>새 대화</translation>
+    </message>
+    <message>
+        <source>Show or hide the conversations</source>
+        <translation>대화 목록 보이기/숨기기</translation>
+    </message>
+    <message>
+        <source>More about this conversation</source>
+        <translation>이 대화 더 보기</translation>
+    </message>
+    <message>
+        <source>Rename</source>
+        <translation>이름 바꾸기</translation>
+    </message>
+    <message>
+        <source>Delete</source>
+        <translation>삭제</translation>
+    </message>
+    <message>
+        <source>Learning</source>
+        <translation>학습</translation>
+    </message>
+    <message>
+        <source>Show or hide the learning panel</source>
+        <translation>학습 패널 보이기/숨기기</translation>
+    </message>
+</context>
+<context>
+    <name>LearningPage</name>
+    <message>
+        <source>Train my model</source>
+        <translation>내 모델 학습하기</translation>
+    </message>
+    <message>
+        <source>You can go on chatting. Your current model stays until you decide.</source>
+        <translation>학습하는 동안에도 대화할 수 있어요. 결정하기 전까지 지금 모델은 그대로예요.</translation>
+    </message>
+</context>
+<context>
+    <name>LearningPanel</name>
+    <message>
+        <source>Learning</source>
+        <translation>학습</translation>
+    </message>
+    <message>
+        <source>Versions</source>
+        <translation>버전</translation>
+    </message>
+    <message>
+        <source>Learning and versions</source>
+        <translation>학습과 버전</translation>
+    </message>
+</context>
+<context>
+    <name>LearningService</name>
+    <message>
+        <source>A training is going on already.</source>
+        <translation>이미 학습하고 있어요.</translation>
+    </message>
+    <message>
+        <source>There is too little feedback to learn from.</source>
+        <translation>배우기에는 피드백이 너무 적어요.</translation>
+    </message>
+    <message numerus="yes">
+        <source>Like or correct %n more answer(s) first.</source>
+        <translation>
+            <numerusform>먼저 답변 %n개에 더 좋아요를 누르거나 고쳐 써 주세요.</numerusform>
+        </translation>
+    </message>
+    <message>
+        <source>There is not enough space on the disk for a training.</source>
+        <translation>학습하기에는 디스크 공간이 부족해요.</translation>
+    </message>
+    <message>
+        <source>Free about {0} MB.</source>
+        <translation>약 {0} MB를 비워 주세요.</translation>
+    </message>
+    <message>
+        <source>Personal model {0}</source>
+        <translation>내 모델 {0}</translation>
+    </message>
+    <message>
+        <source>There is no training to go on with.</source>
+        <translation>이어 갈 학습이 없어요.</translation>
+    </message>
+    <message>
+        <source>Choose a version that is not the active one.</source>
+        <translation>지금 쓰고 있지 않은 버전을 선택해 주세요.</translation>
+    </message>
+    <message>
+        <source>Chat a little first: the comparison uses your own prompts.</source>
+        <translation>먼저 조금 대화해 주세요. 비교에는 내가 보낸 메시지를 써요.</translation>
+    </message>
+</context>
+<context>
+    <name>MainWindow</name>
+    <message>
+        <source>A training is running.</source>
+        <translation>학습하고 있어요.</translation>
+    </message>
+    <message>
+        <source>If Attune closes, the training stops. You can resume it next time.</source>
+        <translation>Attune을 닫으면 학습이 멈춰요. 다음에 이어 갈 수 있어요.</translation>
+    </message>
+    <message>
+        <source>Stop and close</source>
+        <translation>멈추고 닫기</translation>
+    </message>
+    <message>
+        <source>Keep open</source>
+        <translation>열어 두기</translation>
+    </message>
+    <message>
+        <source>The model is not running.</source>
+        <translation>모델이 실행되고 있지 않아요.</translation>
+    </message>
+    <message>
+        <source>Restart model</source>
+        <translation>모델 다시 시작</translation>
+    </message>
+    <message>
+        <source>Reading the conversation… {0} %</source>
+        <translation>대화를 읽고 있어요… {0}%</translation>
+    </message>
+    <message>
+        <source>Thinking…</source>
+        <translation>생각하고 있어요…</translation>
+    </message>
+    <message>
+        <source>Noted: you like this answer.</source>
+        <translation>이 답변에 좋아요를 남겼어요.</translation>
+    </message>
+    <message>
+        <source>Noted: you do not like this answer.</source>
+        <translation>이 답변에 별로예요를 남겼어요.</translation>
+    </message>
+    <message>
+        <source>Your correction is kept. The model can learn from it.</source>
+        <translation>고쳐 쓴 답변을 보관했어요. 모델이 여기서 배울 수 있어요.</translation>
+    </message>
+    <message>
+        <source>Your choice is kept.</source>
+        <translation>선택을 보관했어요.</translation>
+    </message>
+    <message>
+        <source>The rating was taken back.</source>
+        <translation>평가를 취소했어요.</translation>
+    </message>
+    <message>
+        <source>Undo</source>
+        <translation>실행 취소</translation>
+    </message>
+    <message>
+        <source>A training is unfinished.</source>
+        <translation>끝나지 않은 학습이 있어요.</translation>
+    </message>
+    <message>
+        <source>Show</source>
+        <translation>보기</translation>
+    </message>
+    <message>
+        <source>“{0}” was deleted.</source>
+        <translation>‘{0}’ 대화를 삭제했어요.</translation>
+    </message>
+    <message>
+        <source>Settings</source>
+        <translation>설정</translation>
+    </message>
+    <message>
+        <source>Keyboard shortcuts</source>
+        <translation>단축키</translation>
+    </message>
+</context>
+<context>
+    <name>MessageView</name>
+    <message>
+        <source>Copy the whole message</source>
+        <translation>메시지 전체 복사</translation>
+    </message>
+    <message>
+        <source>Copy</source>
+        <translation>복사</translation>
+    </message>
+    <message>
+        <source>Copy this code</source>
+        <translation>이 코드 복사</translation>
+    </message>
+    <message>
+        <source>Copied</source>
+        <translation>복사했어요</translation>
+    </message>
+</context>
+<context>
+    <name>ModelStatus</name>
+    <message>
+        <source>{0} · ready</source>
+        <translation>{0} · 준비됨</translation>
+    </message>
+    <message>
+        <source>Ready</source>
+        <translation>준비됨</translation>
+    </message>
+    <message>
+        <source>The model is not running</source>
+        <translation>모델이 실행되고 있지 않아요</translation>
+    </message>
+    <message>
+        <source>Loading the model… {0} %</source>
+        <translation>모델을 불러오는 중… {0}%</translation>
+    </message>
+    <message>
+        <source>Loading the model…</source>
+        <translation>모델을 불러오는 중…</translation>
+    </message>
+    <message>
+        <source>Restart model</source>
+        <translation>모델 다시 시작</translation>
+    </message>
+</context>
+<context>
+    <name>Notice</name>
+    <message>
+        <source>Close this notice</source>
+        <translation>이 알림 닫기</translation>
+    </message>
+</context>
+<context>
+    <name>OfferCard</name>
+    <message>
+        <source>Your model has learned</source>
+        <translation>모델이 배웠어요</translation>
+    </message>
+    <message>
+        <source>“{0}” is ready. Compare it with your current model without knowing which is which, then decide.</source>
+        <translation>‘{0}’ 준비가 끝났어요. 어느 쪽인지 모르는 채로 지금 모델과 비교한 뒤 결정해 보세요.</translation>
+    </message>
+    <message>
+        <source>Compare blind</source>
+        <translation>블라인드 비교</translation>
+    </message>
+    <message>
+        <source>Use it now</source>
+        <translation>지금 사용</translation>
+    </message>
+    <message>
+        <source>Not now</source>
+        <translation>나중에</translation>
+    </message>
+</context>
+<context>
+    <name>PrivacyBadge</name>
+    <message>
+        <source>On this computer only</source>
+        <translation>이 컴퓨터에서만</translation>
+    </message>
+    <message>
+        <source>Conversations, feedback and training stay here. Nothing is sent anywhere.</source>
+        <translation>대화와 피드백, 학습은 모두 이 컴퓨터에 남아요. 어디에도 보내지 않아요.</translation>
+    </message>
+</context>
+<context>
+    <name>ResumeCard</name>
+    <message>
+        <source>A training is unfinished</source>
+        <translation>끝나지 않은 학습</translation>
+    </message>
+    <message>
+        <source>It can go on where it was, with the feedback it began with.</source>
+        <translation>시작할 때의 피드백으로, 멈춘 곳부터 이어 갈 수 있어요.</translation>
+    </message>
+    <message>
+        <source>Resume training</source>
+        <translation>학습 이어 가기</translation>
+    </message>
+    <message>
+        <source>Discard</source>
+        <translation>버리기</translation>
+    </message>
+</context>
+<context>
+    <name>RunView</name>
+    <message>
+        <source>Stopping: the training saves its state…</source>
+        <translation>중지하는 중: 학습 상태를 저장하고 있어요…</translation>
+    </message>
+    <message>
+        <source>Checking the new version…</source>
+        <translation>새 버전을 확인하고 있어요…</translation>
+    </message>
+    <message>
+        <source>Your model is learning</source>
+        <translation>모델이 배우고 있어요</translation>
+    </message>
+    <message>
+        <source>Stop</source>
+        <translation>중지</translation>
+    </message>
+    <message>
+        <source>Before and after</source>
+        <translation>학습 전과 후</translation>
+    </message>
+    <message>
+        <source>Step {0} of {1}</source>
+        <translation>스텝 {0} / {1}</translation>
+    </message>
+    <message>
+        <source>One moment…</source>
+        <translation>잠시만요…</translation>
+    </message>
+    <message>
+        <source>Loss (lower is better)</source>
+        <translation>손실 (낮을수록 좋음)</translation>
+    </message>
+    <message>
+        <source>Agrees with your choices</source>
+        <translation>내 선택과 일치</translation>
+    </message>
+    <message>
+        <source>Score (higher is better)</source>
+        <translation>점수 (높을수록 좋음)</translation>
+    </message>
+    <message>
+        <source>Distance from before (KL)</source>
+        <translation>이전과의 거리 (KL)</translation>
+    </message>
+    <message>
+        <source>less than a minute left for this stage</source>
+        <translation>이 과정은 1분도 안 남았어요</translation>
+    </message>
+    <message numerus="yes">
+        <source>about %n minute(s) left for this stage</source>
+        <translation>
+            <numerusform>이 과정은 약 %n분 남았어요</numerusform>
+        </translation>
+    </message>
+</context>
+<context>
+    <name>SampleCard</name>
+    <message>
+        <source>Before</source>
+        <translation>전</translation>
+    </message>
+    <message>
+        <source>After</source>
+        <translation>후</translation>
+    </message>
+</context>
+<context>
+    <name>SettingsDialog</name>
+    <message>
+        <source>Settings</source>
+        <translation>설정</translation>
+    </message>
+    <message>
+        <source>Window</source>
+        <translation>화면</translation>
+    </message>
+    <message>
+        <source>Answers</source>
+        <translation>답변</translation>
+    </message>
+    <message>
+        <source>Your data</source>
+        <translation>내 데이터</translation>
+    </message>
+    <message>
+        <source>Language</source>
+        <translation>언어</translation>
+    </message>
+    <message>
+        <source>Appearance</source>
+        <translation>모양</translation>
+    </message>
+    <message>
+        <source>Text size</source>
+        <translation>글자 크기</translation>
+    </message>
+    <message>
+        <source>System prompt</source>
+        <translation>시스템 프롬프트</translation>
+    </message>
+    <message>
+        <source>Temperature</source>
+        <translation>온도</translation>
+    </message>
+    <message>
+        <source>Longest answer</source>
+        <translation>가장 긴 답변</translation>
+    </message>
+    <message>
+        <source>Offer a comparison</source>
+        <translation>비교 제안</translation>
+    </message>
+    <message>
+        <source>What the model is told before every conversation.</source>
+        <translation>대화를 시작하기 전에 모델에게 일러두는 말이에요.</translation>
+    </message>
+    <message>
+        <source>Low: predictable answers. High: more varied ones.</source>
+        <translation>낮으면 예상하기 쉬운 답변, 높으면 더 다양한 답변이 나와요.</translation>
+    </message>
+    <message>
+        <source>In tokens; a token is about four letters of English or one or two of Korean.</source>
+        <translation>토큰 단위예요. 한 토큰은 영어 네 글자, 한국어 한두 글자쯤이에요.</translation>
+    </message>
+    <message>
+        <source>Now and then two answers are written, and you choose the better one.</source>
+        <translation>가끔 답변을 두 개 쓰고, 더 나은 쪽을 고르게 해요.</translation>
+    </message>
+    <message>
+        <source>Conversations, feedback, models and training runs.</source>
+        <translation>대화, 피드백, 모델, 학습 기록이 들어 있어요.</translation>
+    </message>
+    <message>
+        <source>None</source>
+        <translation>없음</translation>
+    </message>
+    <message>
+        <source>Like the system</source>
+        <translation>시스템과 같이</translation>
+    </message>
+    <message>
+        <source>Light</source>
+        <translation>밝게</translation>
+    </message>
+    <message>
+        <source>Dark</source>
+        <translation>어둡게</translation>
+    </message>
+    <message>
+        <source>Only when I ask</source>
+        <translation>내가 요청할 때만</translation>
+    </message>
+    <message numerus="yes">
+        <source>With every %n message(s)</source>
+        <translation>
+            <numerusform>메시지 %n개마다</numerusform>
+        </translation>
+    </message>
+    <message>
+        <source>Open folder</source>
+        <translation>폴더 열기</translation>
+    </message>
+    <message>
+        <source>Done</source>
+        <translation>완료</translation>
+    </message>
+</context>
+<context>
+    <name>Shortcuts</name>
+    <message>
+        <source>Enter</source>
+        <translation>Enter</translation>
+    </message>
+    <message>
+        <source>Send the message</source>
+        <translation>메시지 보내기</translation>
+    </message>
+    <message>
+        <source>Shift+Enter</source>
+        <translation>Shift+Enter</translation>
+    </message>
+    <message>
+        <source>Start a new line</source>
+        <translation>줄 바꾸기</translation>
+    </message>
+    <message>
+        <source>Rename the conversation (in the list)</source>
+        <translation>대화 이름 바꾸기 (목록에서)</translation>
+    </message>
+    <message>
+        <source>Delete</source>
+        <translation>삭제</translation>
+    </message>
+    <message>
+        <source>Delete the conversation (in the list)</source>
+        <translation>대화 삭제 (목록에서)</translation>
+    </message>
+    <message>
+        <source>Choose an answer (when comparing)</source>
+        <translation>답변 고르기 (비교할 때)</translation>
+    </message>
+    <message>
+        <source>Both are good, both are bad (when comparing)</source>
+        <translation>둘 다 좋음, 둘 다 나쁨 (비교할 때)</translation>
+    </message>
+    <message>
+        <source>New conversation</source>
+        <translation>새 대화</translation>
+    </message>
+    <message>
+        <source>Search in all conversations</source>
+        <translation>모든 대화에서 검색</translation>
+    </message>
+    <message>
+        <source>Write the last answer again</source>
+        <translation>마지막 답변 다시 쓰기</translation>
+    </message>
+    <message>
+        <source>Stop writing</source>
+        <translation>쓰기 중지</translation>
+    </message>
+    <message>
+        <source>Take the last feedback back</source>
+        <translation>마지막 피드백 취소</translation>
+    </message>
+    <message>
+        <source>Show or hide the learning panel</source>
+        <translation>학습 패널 보이기/숨기기</translation>
+    </message>
+    <message>
+        <source>Show or hide the conversations</source>
+        <translation>대화 목록 보이기/숨기기</translation>
+    </message>
+    <message>
+        <source>Larger text</source>
+        <translation>글자 크게</translation>
+    </message>
+    <message>
+        <source>Smaller text</source>
+        <translation>글자 작게</translation>
+    </message>
+    <message>
+        <source>Normal text size</source>
+        <translation>글자 크기 원래대로</translation>
+    </message>
+    <message>
+        <source>Settings</source>
+        <translation>설정</translation>
+    </message>
+    <message>
+        <source>Keyboard shortcuts</source>
+        <translation>단축키</translation>
+    </message>
+</context>
+<context>
+    <name>ShortcutsDialog</name>
+    <message>
+        <source>Keyboard shortcuts</source>
+        <translation>단축키</translation>
+    </message>
+    <message>
+        <source>Done</source>
+        <translation>완료</translation>
+    </message>
+</context>
+<context>
+    <name>StageTimeline</name>
+    <message>
+        <source>Prepare</source>
+        <translation>준비</translation>
+    </message>
+    <message>
+        <source>Reads your feedback and puts some of it aside for the examination.</source>
+        <translation>피드백을 읽고 일부를 시험용으로 따로 두어요.</translation>
+    </message>
+    <message>
+        <source>Imitate good answers</source>
+        <translation>좋은 답변 따라 배우기</translation>
+    </message>
+    <message>
+        <source>Supervised fine-tuning on what you liked, chose and corrected.</source>
+        <translation>좋아요를 누르고, 고르고, 고쳐 쓴 답변으로 미세 조정(SFT)을 해요.</translation>
+    </message>
+    <message>
+        <source>Learn your taste</source>
+        <translation>취향 익히기</translation>
+    </message>
+    <message>
+        <source>A reward model learns to judge answers the way you do.</source>
+        <translation>보상 모델이 나처럼 답변을 평가하는 법을 배워요.</translation>
+    </message>
+    <message>
+        <source>Practise</source>
+        <translation>연습</translation>
+    </message>
+    <message>
+        <source>PPO: it writes, the reward model scores, and good habits grow.</source>
+        <translation>PPO: 답변을 써 보고 보상 모델의 점수를 받으며 좋은 습관을 키워요.</translation>
+    </message>
+    <message>
+        <source>Examine</source>
+        <translation>시험</translation>
+    </message>
+    <message>
+        <source>Compares the new version with the old one on what was put aside.</source>
+        <translation>따로 둔 것으로 새 버전과 이전 버전을 비교해요.</translation>
+    </message>
+    <message>
+        <source>Finish</source>
+        <translation>마무리</translation>
+    </message>
+    <message>
+        <source>Writes the new version to the disk.</source>
+        <translation>새 버전을 디스크에 써요.</translation>
+    </message>
+    <message>
+        <source>to come</source>
+        <translation>예정</translation>
+    </message>
+    <message>
+        <source>at work</source>
+        <translation>진행 중</translation>
+    </message>
+    <message>
+        <source>done</source>
+        <translation>완료</translation>
+    </message>
+    <message>
+        <source>left out</source>
+        <translation>건너뜀</translation>
+    </message>
+</context>
+<context>
+    <name>TrainerProcess</name>
+    <message>
+        <source>The trainer could not be started.</source>
+        <translation>학습 프로그램을 시작하지 못했어요.</translation>
+    </message>
+    <message>
+        <source>The training was stopped.</source>
+        <translation>학습을 중지했어요.</translation>
+    </message>
+    <message>
+        <source>The trainer was ended from outside, most likely for lack of memory.</source>
+        <translation>학습 프로그램이 외부에서 종료됐어요. 메모리가 부족했던 것 같아요.</translation>
+    </message>
+    <message>
+        <source>The trainer ended unexpectedly. You can resume where it was.</source>
+        <translation>학습 프로그램이 예기치 않게 끝났어요. 멈춘 곳부터 이어 갈 수 있어요.</translation>
+    </message>
+</context>
+<context>
+    <name>TrialView</name>
+    <message>
+        <source>Which answer is better?</source>
+        <translation>어느 답변이 더 나은가요?</translation>
+    </message>
+    <message>
+        <source>One is from your current model, one from the new version. Which is which is told at the end.</source>
+        <translation>하나는 지금 모델, 하나는 새 버전의 답변이에요. 어느 쪽인지는 끝에 알려 드려요.</translation>
+    </message>
+    <message>
+        <source>Leave the comparison</source>
+        <translation>비교 그만두기</translation>
+    </message>
+    <message>
+        <source>Both versions are answering…</source>
+        <translation>두 버전이 답변하고 있어요…</translation>
+    </message>
+    <message>
+        <source>You wrote</source>
+        <translation>내가 쓴 말</translation>
+    </message>
+    <message>
+        <source>Answer {0}</source>
+        <translation>답변 {0}</translation>
+    </message>
+    <message>
+        <source>{0} is better ({1})</source>
+        <translation>{0}가 더 좋음 ({1})</translation>
+    </message>
+    <message>
+        <source>Both are good (=)</source>
+        <translation>둘 다 좋음 (=)</translation>
+    </message>
+    <message>
+        <source>Both are bad (0)</source>
+        <translation>둘 다 나쁨 (0)</translation>
+    </message>
+    <message>
+        <source>{0} of {1}</source>
+        <translation>{0} / {1}</translation>
+    </message>
+    <message>
+        <source>Question {0} of {1}</source>
+        <translation>질문 {1}개 중 {0}번째</translation>
+    </message>
+    <message>
+        <source>You preferred the new version</source>
+        <translation>새 버전을 더 좋아했어요</translation>
+    </message>
+    <message>
+        <source>You preferred your current model</source>
+        <translation>지금 모델을 더 좋아했어요</translation>
+    </message>
+    <message>
+        <source>You found them equally good</source>
+        <translation>둘이 비슷하다고 느꼈어요</translation>
+    </message>
+    <message>
+        <source>New version: {0}. Current model: {1}. No difference: {2}.</source>
+        <translation>새 버전 {0}번, 지금 모델 {1}번, 차이 없음 {2}번.</translation>
+    </message>
+    <message>
+        <source>Use the new version</source>
+        <translation>새 버전 사용</translation>
+    </message>
+    <message>
+        <source>Keep the current one</source>
+        <translation>지금 모델 유지</translation>
+    </message>
+</context>
+<context>
+    <name>VersionCard</name>
+    <message>
+        <source>in use</source>
+        <translation>사용 중</translation>
+    </message>
+    <message>
+        <source>Learned from “{0}”</source>
+        <translation>‘{0}’에서 배움</translation>
+    </message>
+    <message>
+        <source>The model Attune came with</source>
+        <translation>Attune에 들어 있던 모델</translation>
+    </message>
+    <message>
+        <source>Use</source>
+        <translation>사용</translation>
+    </message>
+    <message>
+        <source>Use {0}</source>
+        <translation>{0} 사용</translation>
+    </message>
+    <message>
+        <source>Compare blind</source>
+        <translation>블라인드 비교</translation>
+    </message>
+    <message>
+        <source>Compare {0} blind</source>
+        <translation>{0} 블라인드 비교</translation>
+    </message>
+    <message>
+        <source>Remove {0}</source>
+        <translation>{0} 삭제</translation>
+    </message>
+</context>
+<context>
+    <name>VersionsPanel</name>
+    <message>
+        <source>Remove “{0}”?</source>
+        <translation>‘{0}’ 버전을 삭제할까요?</translation>
+    </message>
+    <message>
+        <source>Its files are deleted from the disk. This cannot be undone.</source>
+        <translation>디스크에서 파일이 지워져요. 되돌릴 수 없어요.</translation>
+    </message>
+    <message>
+        <source>Remove</source>
+        <translation>삭제</translation>
+    </message>
+    <message>
+        <source>Keep</source>
+        <translation>유지</translation>
+    </message>
+    <message>
+        <source>Go back to the version before</source>
+        <translation>이전 버전으로 되돌리기</translation>
+    </message>
+    <message>
+        <source>You chat with the version in use. Changing it loses nothing.</source>
+        <translation>사용 중인 버전과 대화해요. 바꿔도 잃는 것은 없어요.</translation>
+    </message>
+</context>
+<context>
+    <name>VirtualList</name>
+    <message>
+        <source>Jump to the latest message</source>
+        <translation>최신 메시지로 이동</translation>
+    </message>
+    <message>
+        <source>Messages</source>
+        <translation>메시지 목록</translation>
+    </message>
+</context>
+</TS>
