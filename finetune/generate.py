@@ -12,7 +12,7 @@ does not depend on its neighbours, and two models can be given the same luck.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,10 @@ class Completed:
     logprobs: tuple[float, ...]
     """Of the sampled tokens, at the sampling temperature."""
     ended: bool
+    entropies: tuple[float, ...] = field(default=(), compare=False)
+    """Of the distributions the tokens were drawn from, in nats; only if asked for."""
+    states: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
+    """Hidden states (D,) from which they were drawn; only if asked for."""
 
     @property
     def is_empty(self) -> bool:
@@ -49,6 +53,7 @@ def sample(
     generator: torch.Generator,
     temperature: float = 1.0,
     rows_at_once: int = 64,
+    keep_states: bool = False,
 ) -> list[Completed]:
     """Sample ``copies`` completions of each prompt, in the order p0 p0 p1 p1...
 
@@ -66,6 +71,7 @@ def sample(
             torch.cat([luck[i * copies : (i + 1) * copies] for i in chosen]),
             frozenset(end_ids),
             temperature,
+            keep_states,
         )
         for place, index in enumerate(chosen):
             done[index] = found[place * copies : (place + 1) * copies]
@@ -95,24 +101,31 @@ class _Rows:
             self._real = self._real.repeat_interleave(copies, 0)
             self._last = self._last.repeat_interleave(copies, 0)
 
-    def run(self, luck: Tensor, end_ids: frozenset[int], temperature: float) -> list[Completed]:
+    def run(
+        self, luck: Tensor, end_ids: frozenset[int], temperature: float, keep_states: bool
+    ) -> list[Completed]:
         """Decode until every row has ended. ``luck``: uniform numbers, (rows, steps)."""
         count, steps = luck.shape
-        ids: list[list[int]] = [[] for _ in range(count)]
-        logprobs: list[list[float]] = [[] for _ in range(count)]
-        ended = [False] * count
+        rows = [_Row(prompt) for prompt in self._prompts]
         alive = list(range(count))
         for step in range(steps):
-            tokens, chosen = _draw(self._policy.logits(self._last), luck[alive, step], temperature)
-            for row, token, logprob in zip(alive, tokens.tolist(), chosen.tolist(), strict=True):
-                if not ended[row]:
-                    ids[row].append(token)
-                    logprobs[row].append(logprob)
-                    ended[row] = token in end_ids
-            going = [place for place, row in enumerate(alive) if not ended[row]]
+            logits = self._policy.logits(self._last)
+            tokens, logprobs = _draw(logits, luck[alive, step], temperature)
+            chosen = logprobs.gather(-1, tokens[:, None])[:, 0].tolist()
+            entropies = _entropies(logprobs).tolist() if keep_states else []
+            for place, token in enumerate(tokens.tolist()):
+                row = rows[alive[place]]
+                if not row.ended:
+                    row.ids.append(token)
+                    row.logprobs.append(chosen[place])
+                    row.ended = token in end_ids
+                    if keep_states:
+                        row.entropies.append(entropies[place])
+                        row.states.append(self._last[place].float())
+            going = [place for place, row in enumerate(alive) if not rows[row].ended]
             if not going or step == steps - 1:
                 break
-            if len(going) <= len(alive) // 2:  # finished rows cost as much as living ones
+            if len(going) <= 0.75 * len(alive):  # finished rows cost as much as living ones
                 keep = torch.tensor(going, device=self._real.device)
                 self._cache.batch_select_indices(keep)
                 self._real, tokens = self._real[keep], tokens[keep]
@@ -120,10 +133,7 @@ class _Rows:
             self._real = torch.cat([self._real, self._real.new_ones(len(alive), 1)], dim=1)
             positions = self._real.sum(1, keepdim=True) - 1
             self._last = self._forward(tokens[:, None], positions)
-        return [
-            Completed(self._prompts[row], tuple(ids[row]), tuple(logprobs[row]), ended[row])
-            for row in range(count)
-        ]
+        return [row.completed() for row in rows]
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Last hidden state of each row, (rows, D); the cache grows."""
@@ -137,15 +147,38 @@ class _Rows:
         return out[:, -1]
 
 
+@dataclass
+class _Row:
+    """One completion while it grows."""
+
+    prompt: tuple[int, ...]
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    ended: bool = False
+
+    def completed(self) -> Completed:
+        return Completed(
+            self.prompt,
+            tuple(self.ids),
+            tuple(self.logprobs),
+            self.ended,
+            tuple(self.entropies),
+            tuple(self.states),
+        )
+
+
 def _draw(logits: Tensor, luck: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """One token for each row of (rows, V), and its log-probability, by inverting the CDF."""
+    """One token for each row of (rows, V) by inverting the CDF, and all log-probabilities."""
     if temperature == 0.0:
-        logprobs = logits.log_softmax(-1)
-        tokens = logits.argmax(-1)
-    else:
-        logprobs = (logits / temperature).log_softmax(-1)
-        cumulative = logprobs.double().exp().cumsum(-1)
-        point = luck.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, point, right=True)[:, 0]
-        tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+        return logits.argmax(-1), logits.log_softmax(-1)
+    logprobs = (logits / temperature).log_softmax(-1)
+    cumulative = logprobs.double().exp().cumsum(-1)
+    point = luck.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, point, right=True)[:, 0]
+    return tokens.clamp(max=logits.shape[-1] - 1), logprobs
+
+
+def _entropies(logprobs: Tensor) -> Tensor:
+    return -(logprobs.exp() * logprobs).sum(-1)

@@ -17,11 +17,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,33 +35,20 @@ from finetune.checkpoint import (
     save_checkpoint,
     without_prefix,
 )
-from finetune.contract.chat_template import template_id
 from finetune.contract.errors import InputError
 from finetune.contract.events import Note, RunDone, RunStarted, Stage, StageDone, StageStarted
 from finetune.contract.gguf_file import read_header
-from finetune.contract.manifest import (
-    Manifest,
-    entry_of,
-    file_sha256,
-    sync_folder,
-    write_manifest,
-)
+from finetune.contract.manifest import file_sha256
 from finetune.contract.recipe import Recipe
 from finetune.contract.records import read_records
 from finetune.data import Dataset, Encoder, Prompt, build_dataset, still_wanted
 from finetune.evaluate import Report, evaluate, write_for
-from finetune.export import (
-    check_parity,
-    possible_quantization,
-    reward_metadata,
-    write_adapter,
-    write_merged,
-)
 from finetune.generate import Completed, sample
 from finetune.gguf_weights import architecture_of, load_trunk
 from finetune.policy import Policy
 from finetune.run_folder import RunSpec, read_recipe, read_spec
 from finetune.stage import Emit, StageRun, generator_for
+from finetune.version import PARITY_METRICS, VersionFacts, write_version
 from finetune.vocabulary import GgufVocabulary
 
 log = logging.getLogger(__name__)
@@ -249,6 +233,7 @@ class _Run:
         else:
             self._started("sft")
             self._restore_adapter(sft.ADAPTER, finished)
+        self.policy.fold(sft.ADAPTER)
         self._done("sft", finished.state)
 
     def reward(self) -> None:
@@ -379,72 +364,29 @@ class _Run:
     def export(self, choice: Choice) -> RunDone:
         """Write the version whole, after llama.cpp has confirmed it."""
         self._started("export")
+        facts = VersionFacts(
+            run_id=self.run_id,
+            name=self.spec.name,
+            parent=self.spec.parent,
+            base=self.spec.base,
+            base_sha256=self.base_sha256,
+            template=self.encoder.template,
+            recipe=self.recipe,
+            metrics={**self.metrics, **choice.report.metrics},
+        )
         final = self.folder / "export"
-        beside = self.folder / "export.partial"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        provenance: dict[str, Any] = {
-            "run_id": self.run_id,
-            "base_sha256": self.base_sha256,
-            "parent": self.spec.parent or "",
-        }
-        weights = self.policy.joined(choice.roles)
-        files = {"adapter": "adapter.gguf", "model": "model.gguf"}
-        write_adapter(beside / files["adapter"], self.base, weights, provenance)
-        quantization = possible_quantization(self.base, self.recipe.quantization)
-        if quantization != self.recipe.quantization:
-            self.emit(
-                Note(
-                    f"This model's shape does not allow {self.recipe.quantization}; the merged "
-                    f"file is {quantization}."
-                )
-            )
-        write_merged(beside / files["model"], self.spec.base, weights, quantization, provenance)
-        if self.learns("reward"):
-            files["reward"] = "reward.gguf"
-            uncertainty = self.recipe.ppo.score_uncertainty
-            heads = reward_metadata(self.heads.weight, self.heads.bias, uncertainty)
-            write_adapter(
-                beside / files["reward"],
-                self.base,
-                self.policy.joined(reward.ROLE),
-                {**provenance, **heads},
-            )
-        prompts = self._evaluation_prompts()[:PARITY_SEQUENCES]
-        parity = check_parity(
+        manifest = write_version(
+            final,
+            facts,
             self.policy,
             choice.roles,
-            self.spec.base,
-            beside / files["adapter"],
-            beside / files["model"],
-            quantization,
+            self.heads if self.learns("reward") else None,
             self.vocabulary,
-            self._greedy(prompts, choice.roles),
+            self._greedy(self._evaluation_prompts()[:PARITY_SEQUENCES], choice.roles),
+            lambda sentence: self.emit(Note(sentence)),
         )
-        metrics = {**self.metrics, **choice.report.metrics, **parity}
-        manifest = Manifest(
-            version_id=self.run_id,
-            name=self.spec.name,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            parent=self.spec.parent,
-            base_sha256=self.base_sha256,
-            template_id=template_id(self.encoder.template),
-            files=files,
-            entries={name: entry_of(beside / name) for name in files.values()},
-            run_id=self.run_id,
-            recipe=asdict(self.recipe),
-            metrics=metrics,
-            licence=str(self.base.metadata.get("general.license", "")),
-        )
-        write_manifest(beside, manifest)
-        for name in files.values():
-            _sync_file(beside / name)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(beside, final)
-        sync_folder(self.folder)
-        self._done("export", parity)
-        return RunDone(str(final), tuple(self.stages), metrics)
+        self._done("export", {name: manifest.metrics[name] for name in PARITY_METRICS})
+        return RunDone(str(final), tuple(self.stages), manifest.metrics)
 
     # --- small things ------------------------------------------------------------------------
 
@@ -535,8 +477,3 @@ def _same_machine(run_dir: Path, device: devices.Device) -> devices.Device:
     }
     path.write_text(json.dumps(kept), encoding="utf-8")
     return device
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -163,8 +163,14 @@ def roll_out(
     end_ids: Collection[int],
     generator: torch.Generator,
     tokens_at_once: int,
+    *,
+    score_again: bool,
 ) -> Rollouts:
-    """Steps 1 and 2: sample, then score every token and every completion."""
+    """Steps 1 and 2: sample, then score every token and every completion.
+
+    ``score_again``: compute the policy's log-probabilities anew instead of taking the
+    sampler's; needed where merged weights are rounded, and to check that they agree.
+    """
     with policy.merged(*POLICY):
         completed = sample(
             policy,
@@ -174,8 +180,12 @@ def roll_out(
             end_ids=end_ids,
             generator=generator,
             temperature=recipe.temperature,
+            keep_states=not score_again,
         )
-    own = score_tokens(policy, completed, recipe.temperature, tokens_at_once, *POLICY)
+    if score_again:
+        own = score_tokens(policy, completed, recipe.temperature, tokens_at_once, *POLICY)
+    else:
+        own = _as_sampled(completed, policy)
     reference = score_tokens(policy, completed, recipe.temperature, tokens_at_once, *REFERENCE)
     return Rollouts(
         completed,
@@ -186,6 +196,15 @@ def roll_out(
         own.hidden,
         completion_scores(completed, score, recipe.missing_end_score).to(policy.device),
     )
+
+
+def _as_sampled(completed: Sequence[Completed], policy: Policy) -> Scored:
+    """What the sampler noted while it drew the tokens."""
+    mask = completion_mask(completed, policy.device)
+    flat = [torch.tensor([x for c in completed for x in c.logprobs], device=policy.device)]
+    flat.append(torch.tensor([x for c in completed for x in c.entropies], device=policy.device))
+    states = torch.stack([state for c in completed for state in c.states])
+    return Scored(_unflatten(flat[0], mask), _unflatten(flat[1], mask), _unflatten(states, mask))
 
 
 def completion_scores(
@@ -253,7 +272,16 @@ def train_ppo(
         began = time.monotonic()
         chosen = prompts_of_step(prompts, at, recipe.prompts_per_step, seed)
         luck = generator_for(seed, "ppo rollout", at)
-        rollouts = roll_out(policy, chosen, score, recipe, end_ids, luck, run.micro_batch_tokens)
+        rollouts = roll_out(
+            policy,
+            chosen,
+            score,
+            recipe,
+            end_ids,
+            luck,
+            run.micro_batch_tokens,
+            score_again=at == 0 or policy.dtype != torch.float32,
+        )
         kl = rollouts.kl
         metrics = _describe(rollouts, kl, kl_coef)
         finished = kl > recipe.kl_budget

@@ -78,7 +78,7 @@ def prepare_run(
         raise InputError(f"{run_dir} holds a run already; go on with it by leaving out --base.")
     if not base.is_file():
         raise InputError(f"There is no model file {base}.")
-    files = _feedback_files(feedback)
+    files = feedback_files(feedback)
     text = recipes.to_json(Recipe())
     if recipe is not None:
         if not recipe.is_file():
@@ -97,7 +97,12 @@ def prepare_run(
     write_whole(run_dir / "run.json", json.dumps(spec, indent=2).encode("utf-8"))
 
 
-def _feedback_files(paths: Sequence[Path]) -> list[Path]:
+def feedback_files(paths: Sequence[Path]) -> list[Path]:
+    """The files meant by files and folders, folders in the order of names.
+
+    Raises:
+        InputError: one of them is not there, or a folder holds none.
+    """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():

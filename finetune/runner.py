@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -108,5 +107,4 @@ def _log_to(path: Path) -> None:
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    warnings.simplefilter("default")
     log.info("process %d, Python %s", os.getpid(), sys.version.split()[0])

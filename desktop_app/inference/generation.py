@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Final
 
 from desktop_app.inference.engine import (
@@ -23,7 +22,6 @@ from desktop_app.inference.engine import (
     TextDelta,
 )
 from desktop_app.inference.llama_api import (
-    MAX_BATCH,
     AbortedError,
     Context,
     NoRoomError,
@@ -39,9 +37,6 @@ from finetune.contract.records import Origin
 
 LEAST_ANSWER: Final = 16
 """Tokens that must be left for the answer, even to the longest message."""
-PROGRESS_SECONDS: Final = 2.0
-"""About how long one piece of the prompt may take, so that progress can be seen."""
-FIRST_PIECE: Final = 128
 
 
 @dataclass
@@ -153,20 +148,21 @@ class Generation:
         ]
 
     def _read(self, prompt: Sequence[int], sequence: CachedSequence) -> Iterator[Event]:
-        """Compute the part of the prompt that ``sequence`` does not hold yet."""
-        size = FIRST_PIECE
+        """Compute the part of the prompt that ``sequence`` does not hold yet.
+
+        The last token is always computed alone, as it is where all others are known already:
+        a sum of floats depends on the batch, and the same seed shall write the same text.
+        """
+        body = len(prompt) - 1
         self._done += len(sequence.tokens)
         self._reused += len(sequence.tokens)
         while len(sequence.tokens) < len(prompt):
             yield PromptProgress(self._request.request_id, self._done, self._total)
             position = len(sequence.tokens)
-            piece = prompt[position : position + size]
-            began = time.perf_counter()
-            self._with_room(partial(self._context.read, piece, position, sequence.number))
+            piece = prompt[position : min(position + self._loaded.piece, body)] or prompt[body:]
+            self._context.read(piece, position, sequence.number)
             sequence.tokens.extend(piece)
             self._done += len(piece)
-            speed = len(piece) / max(time.perf_counter() - began, 1e-6)
-            size = max(FIRST_PIECE // 4, min(MAX_BATCH, int(speed * PROGRESS_SECONDS)))
         yield PromptProgress(self._request.request_id, self._done, self._total)
 
     # --- the completions ---------------------------------------------------------------------
@@ -181,9 +177,6 @@ class Generation:
             yield from self._read(prompt, first)
         except AbortedError:
             self._cache.truncate(first)
-        except NoRoomError:
-            for stream in group:
-                yield from self._end(stream, "context_full")
         for stream in group:
             if self._is_stopped(stream.index):
                 yield from self._end(stream, "stopped")
@@ -201,7 +194,7 @@ class Generation:
         yield from self._write([(stream, last_row) for stream in running])
         while running := [stream for stream in running if stream.reason is None]:
             try:
-                self._with_room(partial(self._step, running))
+                self._step(running)
             except AbortedError:
                 for stream in running:
                     assert stream.sequence is not None
@@ -278,18 +271,6 @@ class Generation:
         if stream.sampler is not None:
             stream.sampler.close()
             stream.sampler = None
-        if stream.sequence is not None and stream.sequence.in_use:
-            self._cache.release(stream.sequence)
-
-    def _with_room(self, compute: Callable[[], None]) -> None:
-        """Compute, throwing out old sequences as long as there are no cells."""
-        while True:
-            try:
-                compute()
-                return
-            except NoRoomError:
-                if not self._cache.make_room():
-                    raise
 
 
 def _too_long(tokens: int, length: int, turn: Sequence[Message]) -> InputError:

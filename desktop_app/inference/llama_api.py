@@ -23,6 +23,8 @@ from desktop_app.inference.engine import SamplingParams
 
 MAX_BATCH: Final = 512
 """Tokens in one call at most: llama.cpp's own default for one piece of a prompt."""
+PIECE_OF_LARGE_MODEL: Final = 128
+LARGE_MODEL_BYTES: Final = 2 << 30
 PENALTY_WINDOW: Final = 64
 """Tokens back that the repeat penalty looks at: llama.cpp's default."""
 
@@ -30,8 +32,15 @@ _DEBUG: Final = 1
 _CONTINUED: Final = 5
 
 
-class NoRoomError(Exception):
+State = ctypes.Array[ctypes.c_uint8]
+"""What a sequence's cells hold, in ordinary memory."""
+
+
+class NoRoomError(UserError):
     """The cells of the context are all taken."""
+
+    def __init__(self) -> None:
+        super().__init__("The model's context is full.", hint="Begin a new conversation.")
 
 
 class AbortedError(Exception):
@@ -79,6 +88,15 @@ class Model:
             llama_cpp.llama_model_is_recurrent(self.pointer)
             or llama_cpp.llama_model_is_hybrid(self.pointer)
         )
+
+    @property
+    def piece(self) -> int:
+        """Tokens of a prompt to read in one call: a few seconds' work, so progress is seen.
+
+        By the file alone and not by the clock, since sums of floats depend on it.
+        """
+        size = int(llama_cpp.llama_model_size(self.pointer))
+        return PIECE_OF_LARGE_MODEL if size > LARGE_MODEL_BYTES else MAX_BATCH
 
     def is_end_of_generation(self, token: int) -> bool:
         return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
@@ -165,6 +183,18 @@ class Context:
     def clear(self) -> None:
         """Forget all sequences."""
         llama_cpp.llama_memory_clear(self._memory, False)
+
+    def save(self, sequence: int) -> State:
+        """A copy of what a sequence's cells hold."""
+        size = llama_cpp.llama_state_seq_get_size(self.pointer, sequence)
+        state: State = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data(self.pointer, state, size, sequence)
+        return state
+
+    def restore(self, sequence: int, state: State) -> bool:
+        """Fill free cells with what ``save`` copied; False where they are too few."""
+        written = llama_cpp.llama_state_seq_set_data(self.pointer, state, len(state), sequence)
+        return bool(written)
 
     def use_adapter(self, adapter: Adapter | None, scale: float) -> None:
         """Compute with this adapter from now on. Cells computed with another stay as they are."""

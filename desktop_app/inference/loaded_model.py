@@ -30,8 +30,6 @@ DEFAULT_CONTEXT: Final = 4096
 """Long enough for an evening's chat; the cells of small models cost little memory."""
 MAX_STREAMS: Final = 9
 """Completions computed in one batch."""
-KEPT_SEQUENCES: Final = 7
-"""Further sequences for the conversations before this one."""
 SPARE_CELLS: Final = 2048
 """Cells beyond the context's length, for the second and further completions of a prompt."""
 MAX_ADAPTERS: Final = 4
@@ -73,16 +71,16 @@ class LoadedModel:
             self.encode([Message("user", "Hello")])  # a template that does not work says so now
             trained = self._model.training_context or DEFAULT_CONTEXT
             self.context_length: Final = min(ref.context_length or DEFAULT_CONTEXT, trained)
-            sequences = MAX_STREAMS + KEPT_SEQUENCES
             self.context = Context(
                 self._model,
                 self.context_length + min(self.context_length, SPARE_CELLS),
-                sequences,
+                MAX_STREAMS,
                 threads or physical_cores(),
             )
             if threads is None:
                 _choose_threads(self.context, physical_cores())
-            self.cache: Final = PrefixCache(self.context, sequences, self._model.can_forget)
+            self.cache: Final = PrefixCache(self.context, MAX_STREAMS, self._model.can_forget)
+            self.piece: Final = self._model.piece
             self.end_ids: Final = frozenset(
                 token
                 for token in range(self.vocabulary.size)

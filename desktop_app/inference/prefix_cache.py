@@ -1,125 +1,171 @@
-"""Which tokens the context's cells hold, so that none is computed twice.
+"""Which tokens are computed already, so that none is computed twice.
 
-Several sequences live in the cells at once: the last conversations, and the completions of
-the last prompt. A new prompt takes over the longest beginning that one of them shares with it
-and that the same adapter computed. Cells run out by and by; what was used longest ago goes.
+The context's cells hold the sequences of the last request only, and those of the one before
+it that it goes on from. Other conversations, and the same one under another adapter, are
+parked: their cells' contents are copied to ordinary memory and back when they are asked for.
+
+That keeps the cells without gaps and in order. Attention is faster so, and the same prompt is
+always computed in the same order: sums of floats depend on it, and the same seed shall write
+the same text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
-from desktop_app.inference.llama_api import Context
+from desktop_app.inference.llama_api import Context, State
 
 AdapterKey = tuple[str, float] | None
 """Hash and scale of the adapter that computed some cells; None for the plain base."""
 
+PARKED_BYTES: Final = 256 << 20
+"""What parked conversations may take: 20,000 tokens of a model of 0.5 billion weights."""
+WORTH_RESTORING: Final = 16
+"""Tokens; fewer are computed sooner than fetched."""
+
 
 @dataclass(eq=False)
 class CachedSequence:
-    """One sequence in the context. Whoever computes into it appends to ``tokens``."""
+    """One sequence in the cells. Whoever computes into it appends to ``tokens``."""
 
     number: int
     adapter: AdapterKey
     tokens: list[int] = field(default_factory=list)
-    in_use: bool = True
-    used_at: int = 0
+
+
+@dataclass(eq=False)
+class _Parked:
+    adapter: AdapterKey
+    tokens: list[int]
+    state: State
+
+
+_Known = TypeVar("_Known", CachedSequence, _Parked)
 
 
 class PrefixCache:
-    """The sequences of one context.
+    """The sequences of one context, and the parked ones.
 
     Args:
         count: how many sequences the context allows.
-        can_forget: False for recurrent models, where only a whole sequence can be taken over.
+        can_forget: False for recurrent models, of which only a whole sequence can be reused.
+        parked_bytes: see ``PARKED_BYTES``.
     """
 
-    def __init__(self, context: Context, count: int, can_forget: bool) -> None:
+    def __init__(
+        self, context: Context, count: int, can_forget: bool, parked_bytes: int = PARKED_BYTES
+    ) -> None:
         self._context = context
-        self._free = list(range(count))
+        self._count = count
         self._can_forget = can_forget
-        self._sequences: list[CachedSequence] = []
-        self._clock = 0
+        self._parked_bytes = parked_bytes
+        self._live: list[CachedSequence] = []
+        self._parked: list[_Parked] = []  # from the one used longest ago to the last
 
     def claim(self, prompt: Sequence[int], adapter: AdapterKey) -> CachedSequence:
-        """A sequence that holds as much of ``prompt``'s beginning as is known.
+        """The only sequence in the cells, with as much of ``prompt`` as is known.
 
         The last token is always left to compute, as its logits are needed.
         """
-        best: CachedSequence | None = None
-        shared = 0
-        for known in self._sequences:
-            if known.adapter != adapter or known.in_use:
-                continue
-            length = min(_shared_length(known.tokens, prompt), len(prompt) - 1)
-            is_whole = length == len(known.tokens)
-            if (is_whole or self._can_forget) and length > shared:
-                best, shared = known, length
-        if best is not None and shared == len(best.tokens):
-            best.in_use = True
-            return best
-        if best is None:
+        limit = len(prompt) - 1
+        live, live_shared = self._best(self._live, prompt[:limit], adapter)
+        parked, parked_shared = self._best(self._parked, prompt[:limit], adapter)
+        if parked is not None and parked_shared >= live_shared + WORTH_RESTORING:
+            self._park_live()
+            return self._fetch(parked, parked_shared)
+        if live is None:
+            self._park_live()
+            self.clear()
             return self._new(adapter)
-        best.in_use = True  # it must not be thrown out to make room for its own copy
-        sequence = self._copy(best, shared)
-        best.in_use = False
-        return sequence
+        if live_shared < len(live.tokens) / 2:  # another conversation, or an early edit
+            self._park(live)
+        return self._keep_only(live, live_shared)
 
     def fork(self, source: CachedSequence) -> CachedSequence:
         """A second sequence that begins with all of ``source``, whose cells they share."""
-        return self._copy(source, len(source.tokens))
-
-    def release(self, sequence: CachedSequence) -> None:
-        """Keep a sequence for later, as long as there is room."""
-        if sequence not in self._sequences:  # all has been cleared meanwhile
-            return
-        self._clock += 1
-        sequence.used_at = self._clock
-        sequence.in_use = False
-        if not sequence.tokens:
-            self._drop(sequence)
+        sequence = self._new(source.adapter)
+        self._context.copy(source.number, sequence.number, len(source.tokens))
+        sequence.tokens = source.tokens.copy()
+        return sequence
 
     def truncate(self, sequence: CachedSequence) -> None:
         """Cut off what an aborted computation may have left behind ``tokens``."""
-        if self._can_forget:
-            self._context.cut(sequence.number, len(sequence.tokens))
-        else:
-            self._context.cut(sequence.number, 0)
+        if not self._can_forget:
             sequence.tokens.clear()
-
-    def make_room(self) -> bool:
-        """Throw out the sequence that was used longest ago; False where none is left."""
-        idle = [sequence for sequence in self._sequences if not sequence.in_use]
-        if not idle:
-            return False
-        self._drop(min(idle, key=lambda sequence: sequence.used_at))
-        return True
+        self._context.cut(sequence.number, len(sequence.tokens))
 
     def clear(self) -> None:
-        """Forget everything, after a computation that failed half-way."""
+        """Empty the cells; what is parked stays."""
         self._context.clear()
-        for sequence in self._sequences:
-            self._free.append(sequence.number)
-        self._sequences.clear()
+        self._live.clear()
 
-    def _copy(self, source: CachedSequence, length: int) -> CachedSequence:
-        sequence = self._new(source.adapter)
-        self._context.copy(source.number, sequence.number, length)
-        sequence.tokens = source.tokens[:length]
-        return sequence
+    # --- inside ----------------------------------------------------------------------------
+
+    def _best(
+        self, known: Sequence[_Known], prompt: Sequence[int], adapter: AdapterKey
+    ) -> tuple[_Known | None, int]:
+        best: _Known | None = None
+        most = 0
+        for sequence in known:
+            if sequence.adapter != adapter:
+                continue
+            shared = _shared_length(sequence.tokens, prompt)
+            is_usable = self._can_forget or shared == len(sequence.tokens)
+            if is_usable and shared > most:
+                best, most = sequence, shared
+        return best, most
 
     def _new(self, adapter: AdapterKey) -> CachedSequence:
-        if not self._free and not self.make_room():
-            raise RuntimeError("more sequences in use than the context has")
-        sequence = CachedSequence(self._free.pop(), adapter)
-        self._sequences.append(sequence)
+        taken = {sequence.number for sequence in self._live}
+        number = next(number for number in range(self._count) if number not in taken)
+        sequence = CachedSequence(number, adapter)
+        self._live.append(sequence)
         return sequence
 
-    def _drop(self, sequence: CachedSequence) -> None:
-        self._context.cut(sequence.number, 0)
-        self._sequences.remove(sequence)
-        self._free.append(sequence.number)
+    def _keep_only(self, sequence: CachedSequence, length: int) -> CachedSequence:
+        """Drop all others, close the gaps they leave, and shorten it to ``length`` tokens."""
+        if len(self._live) > 1:
+            state = self._context.save(sequence.number)
+            self._context.clear()
+            self._context.restore(sequence.number, state)
+            self._live = [sequence]
+        if length < len(sequence.tokens):
+            del sequence.tokens[length:]
+            self._context.cut(sequence.number, length)
+        return sequence
+
+    def _fetch(self, parked: _Parked, length: int) -> CachedSequence:
+        self.clear()
+        sequence = self._new(parked.adapter)
+        if not self._context.restore(sequence.number, parked.state):
+            self.clear()
+            return self._new(parked.adapter)
+        sequence.tokens = parked.tokens.copy()
+        self._parked.remove(parked)
+        if length < len(parked.tokens) / 2:  # only its beginning is needed: it stays parked
+            self._parked.append(parked)
+        return self._keep_only(sequence, length)
+
+    def _park_live(self) -> None:
+        """Park the first sequence; its siblings differ from it in the last answer only."""
+        if self._live:
+            self._park(self._live[0])
+
+    def _park(self, sequence: CachedSequence) -> None:
+        if len(sequence.tokens) < WORTH_RESTORING:
+            return
+        state = self._context.save(sequence.number)
+        tokens = sequence.tokens.copy()
+        self._parked = [  # the same conversation some turns ago is not needed any more
+            other
+            for other in self._parked
+            if other.adapter != sequence.adapter or other.tokens != tokens[: len(other.tokens)]
+        ]
+        self._parked.append(_Parked(sequence.adapter, tokens, state))
+        while sum(len(other.state) for other in self._parked) > self._parked_bytes:
+            del self._parked[0]
 
 
 def _shared_length(known: Sequence[int], prompt: Sequence[int]) -> int:

@@ -100,7 +100,7 @@ class ComparisonView(RowWidget):
         self._hint = TextLabel("small")
         self._hint.setParent(self)
         self.sides = [_Side(theme, letter, self) for letter in LETTERS[: len(pending.message_ids)]]
-        self._row, row = action_row(self)
+        self._row, row = action_row(self, spacing=8)
         self.both_good = Button("plain")
         self.both_bad = Button("plain")
         self.skip = Button("quiet")
@@ -134,12 +134,15 @@ class ComparisonView(RowWidget):
 
     def append_text(self, message_id: str, text: str) -> None:
         """More of one side."""
-        self.side(message_id).view.append_text(text)
+        side = self.side(message_id)
+        side.view.append_text(text)
+        side.indicator.set_progress(1, 1)
 
     def set_progress(self, done: int, total: int) -> None:
         """How much of the prompt has been read."""
         for side in self.sides:
-            side.indicator.set_progress(done, total)
+            if not side.view.raw:
+                side.indicator.set_progress(done, total)
 
     def refresh(self, message_id: str) -> None:
         """The text of one side as it is now."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from PySide6.QtCore import QByteArray, QEvent, Qt, QTimer
-from PySide6.QtGui import QCloseEvent, QResizeEvent
+from PySide6.QtGui import QCloseEvent, QFontMetrics, QResizeEvent
 from PySide6.QtWidgets import (
     QApplication,
     QHBoxLayout,
@@ -39,13 +39,15 @@ from desktop_app.ui.settings_dialog import SettingsDialog
 from desktop_app.ui.shortcuts import Shortcuts
 from desktop_app.ui.theme import MAX_SCALE, MIN_SCALE, Theme
 from desktop_app.ui.trial_view import TrialView
+from desktop_app.ui.virtual_list import CHARACTERS, CODE_WIDTH
 from desktop_app.ui.window_state import WindowState, load_window_state, save_window_state
 
 SIDEBAR_WIDTH: Final = 248
 PANEL_WIDTH: Final = 368
 CENTRE_WIDTH: Final = 400
 """Less room than this between side bar and panel, and the side bar makes way."""
-COMPOSER_WIDTH: Final = 820
+COMPOSER_PADDING: Final = 40
+"""How much wider than a line of text the composer is."""
 ZOOM_STEP: Final = 0.1
 DRAFT_SAVE_MS: Final = 2000
 
@@ -211,8 +213,7 @@ class MainWindow(QMainWindow):
         foot.setSpacing(8)
         foot.addWidget(self.notices)
         foot.addWidget(self.composer)
-        column = QWidget()
-        column.setMaximumWidth(COMPOSER_WIDTH)
+        self._foot = column = QWidget()
         column.setLayout(foot)
         foot.setContentsMargins(0, 0, 0, 0)
         foot_row = QHBoxLayout()
@@ -251,9 +252,17 @@ class MainWindow(QMainWindow):
             self.splitter.setStretchFactor(index, 0)
         self.splitter.setSizes([SIDEBAR_WIDTH, 1000, PANEL_WIDTH])
         self.setCentralWidget(self.splitter)
+        theme.changed.connect(self._fit_composer)
+        self._fit_composer()
         self._draft_timer = QTimer(self)
         self._draft_timer.setSingleShot(True)
         self._draft_timer.setInterval(DRAFT_SAVE_MS)
+
+    def _fit_composer(self) -> None:
+        """As wide as the text above it."""
+        line = QFontMetrics(self._theme.font()).averageCharWidth() * CHARACTERS
+        code = QFontMetrics(self._theme.monospace_font()).horizontalAdvance(CODE_WIDTH)
+        self._foot.setMaximumWidth(max(line, code) + COMPOSER_PADDING)
 
     def _connect(self) -> None:
         chat, feedback, learning = self._chat, self._feedback, self._learning

@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QHBoxLayout, QWidget
 from desktop_app.ui.controls import IconButton, TextLabel
 from desktop_app.ui.theme import Theme
 
-ROW_HEIGHT: Final = 32
+ROW_HEIGHT: Final = 30
 _BEAT_MS: Final = 400
 
 
@@ -27,9 +27,9 @@ class SiblingSwitch(QWidget):
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._previous = IconButton(theme, "chevron_left")
+        self._previous = small_icon_button(theme, "chevron_left")
         self._place = TextLabel("small", wrap=False)
-        self._next = IconButton(theme, "chevron_right")
+        self._next = small_icon_button(theme, "chevron_right")
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(0)
@@ -126,10 +126,17 @@ class WritingIndicator(QWidget):
         self.setAccessibleName(text)
 
 
-def action_row(parent: QWidget) -> tuple[QWidget, QHBoxLayout]:
+def action_row(parent: QWidget, spacing: int = 0) -> tuple[QWidget, QHBoxLayout]:
     """An empty row for buttons."""
     row = QWidget(parent)
     box = QHBoxLayout(row)
     box.setContentsMargins(0, 0, 0, 0)
-    box.setSpacing(2)
+    box.setSpacing(spacing)
     return row, box
+
+
+def small_icon_button(theme: Theme, icon: str) -> IconButton:
+    """A quiet button for below a message."""
+    button = IconButton(theme, icon)
+    button.setIconSize(QSize(16, 16))
+    return button

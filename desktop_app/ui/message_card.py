@@ -10,19 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from PySide6.QtCore import QEvent, QRectF, Qt
+from PySide6.QtCore import QEvent, QRect, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
 from desktop_app.services.chat_service import ChatService
 from desktop_app.services.feedback_service import FeedbackService
 from desktop_app.storage.chat_store import StoredMessage
-from desktop_app.ui.controls import Button, IconButton, TextLabel
+from desktop_app.ui.controls import Button, TextLabel
 from desktop_app.ui.correction_editor import CorrectionEditor
-from desktop_app.ui.message_actions import ROW_HEIGHT, SiblingSwitch, WritingIndicator, action_row
+from desktop_app.ui.message_actions import (
+    ROW_HEIGHT,
+    SiblingSwitch,
+    WritingIndicator,
+    action_row,
+    small_icon_button,
+)
 from desktop_app.ui.message_view import MessageView
 from desktop_app.ui.theme import Theme
-from desktop_app.ui.virtual_list import RowWidget
+from desktop_app.ui.virtual_list import OUTSET, RowWidget
 
 BUBBLE_PADDING: Final = 12
 BUBBLE_SHARE: Final = 0.88
@@ -40,8 +46,8 @@ class UserCard(RowWidget):
         self._is_unanswered = False
         self.view = MessageView(theme, self)
         self._actions, row = action_row(self)
-        self._copy = IconButton(theme, "copy")
-        self._edit = IconButton(theme, "pencil")
+        self._copy = small_icon_button(theme, "copy")
+        self._edit = small_icon_button(theme, "pencil")
         self._siblings = SiblingSwitch(theme)
         self.answer = Button("plain")
         row.addStretch(1)
@@ -85,15 +91,24 @@ class UserCard(RowWidget):
             self.view.hide()
             self._actions.hide()
             return _stack([self.editor], width)
-        widest = int(width * BUBBLE_SHARE) - 2 * BUBBLE_PADDING
-        height = self.view.fit(widest, shrink=True)
-        self.view.move(width - self.view.width() - BUBBLE_PADDING, BUBBLE_PADDING)
+        content = width - 2 * OUTSET
+        self.view.fit(int(content * BUBBLE_SHARE) - 2 * BUBBLE_PADDING, shrink=True)
+        right = width - OUTSET
+        self.view.move(right - self.view.width() - BUBBLE_PADDING, BUBBLE_PADDING)
         self.view.show()
-        top = height + 2 * BUBBLE_PADDING + _SPACE
-        self._actions.setGeometry(0, top, width, ROW_HEIGHT)
+        top = self._bubble().bottom() + 4
+        height = max(ROW_HEIGHT, self._actions.sizeHint().height())
+        self._actions.setGeometry(0, top, width, height)
         self._actions.show()
         self.update()
-        return top + ROW_HEIGHT
+        return top + height
+
+    def _bubble(self) -> QRect:
+        pad = BUBBLE_PADDING
+        bubble = self.view.geometry().adjusted(-pad, -pad, pad, pad)
+        # The distance between lines is also below the last one.
+        bubble.setBottom(bubble.bottom() - int(self.view.fontMetrics().height() * 0.35))
+        return bubble
 
     def paintEvent(self, event: QPaintEvent) -> None:
         if self.editor is not None:
@@ -102,10 +117,8 @@ class UserCard(RowWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(self._theme.tokens.user_bubble))
-        pad = BUBBLE_PADDING
-        bubble = QRectF(self.view.geometry().adjusted(-pad, -pad, pad, pad))
         radius = self._theme.tokens.radius_large
-        painter.drawRoundedRect(bubble, radius, radius)
+        painter.drawRoundedRect(QRectF(self._bubble()), radius, radius)
 
     def changeEvent(self, event: QEvent) -> None:
         super().changeEvent(event)
@@ -163,11 +176,11 @@ class CompletionCard(RowWidget):
         note_row.addWidget(self.again)
         note_row.addStretch(1)
         self._actions, row = action_row(self)
-        self.up = IconButton(theme, "thumb_up")
-        self.down = IconButton(theme, "thumb_down")
-        self._copy = IconButton(theme, "copy")
-        self._regenerate = IconButton(theme, "refresh")
-        self._compare = IconButton(theme, "columns")
+        self.up = small_icon_button(theme, "thumb_up")
+        self.down = small_icon_button(theme, "thumb_down")
+        self._copy = small_icon_button(theme, "copy")
+        self._regenerate = small_icon_button(theme, "refresh")
+        self._compare = small_icon_button(theme, "columns")
         self._siblings = SiblingSwitch(theme)
         self.corrected = Button("quiet")
         for widget in (
@@ -181,6 +194,7 @@ class CompletionCard(RowWidget):
         ):
             row.addWidget(widget)
         row.addStretch(1)
+        self._actions.setProperty("is_outset", True)  # icons stand right below the text
         self.editor: CorrectionEditor | None = None
 
         self.up.clicked.connect(self._like)
@@ -341,13 +355,17 @@ class CompletionCard(RowWidget):
 def _stack(widgets: Sequence[QWidget], width: int) -> int:
     """Put widgets below each other; returns the height of all."""
     top = 0
+    content = width - 2 * OUTSET
     for widget in widgets:
+        left, full = OUTSET, content
         if isinstance(widget, MessageView):
-            height = widget.fit(width)
+            height = widget.fit(content)
         elif isinstance(widget, CorrectionEditor):
-            height = widget.arrange(width)
+            height = widget.arrange(content)
         else:
-            height = ROW_HEIGHT
-        widget.setGeometry(0, top, width, height)
+            height = max(ROW_HEIGHT, widget.sizeHint().height())
+            if widget.property("is_outset"):
+                left, full = 0, width
+        widget.setGeometry(left, top, full, height)
         top += height + _SPACE
     return max(top - _SPACE, 0)

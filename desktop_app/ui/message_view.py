@@ -27,6 +27,7 @@ from PySide6.QtGui import (
     QTextBlock,
     QTextBlockFormat,
     QTextCursor,
+    QTextDocument,
     QTextOption,
     QWheelEvent,
 )
@@ -95,8 +96,12 @@ class MessageView(QTextBrowser):
         self.setUndoRedoEnabled(False)
         self.setTabChangesFocus(True)
         self.viewport().setAutoFillBackground(False)
-        self.document().setDocumentMargin(0)
-        self.document().setIndentWidth(INDENT)
+        # A document of our own: Python's wrapper of the one that Qt makes dies with the wrapper
+        # of an earlier view, where Qt has used the same address again.
+        document = QTextDocument(self)
+        document.setDocumentMargin(0)
+        document.setIndentWidth(INDENT)
+        self.setDocument(document)
         self.anchorClicked.connect(self._ask_to_open)
         self._streaming = StreamingDocument(self.document(), self._text_style())
         self._highlighter: CodeHighlighter | None = None

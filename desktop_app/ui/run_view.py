@@ -33,6 +33,7 @@ class SampleCard(Card):
         prompt.setText(_shown(sample.prompt))
         self.column.addWidget(prompt)
         for heading, text in zip(self._headings, (sample.before, sample.after), strict=True):
+            self.column.addSpacing(4)
             words = TextLabel()
             words.setText(_shown(text))
             self.column.addWidget(heading)

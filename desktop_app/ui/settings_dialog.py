@@ -63,6 +63,8 @@ class SettingsDialog(QDialog):
         self.max_tokens = QSpinBox()
         self.max_tokens.setRange(16, 8192)
         self.max_tokens.setSingleStep(64)
+        for spin in (self.temperature, self.max_tokens):
+            spin.lineEdit().setTextMargins(6, 0, 0, 0)
         self.compare_every = QComboBox()
         self._fill_choices()
 
@@ -151,7 +153,7 @@ class SettingsDialog(QDialog):
         for name, field, hint in rows:
             label = TextLabel("body", wrap=False)
             label.setBuddy(field)
-            label.setContentsMargins(0, 7, 0, 0)  # on the line of the field's text
+            label.setContentsMargins(0, 4, 0, 0)  # on the line of the field's text
             self._labels[name] = label
             if hint is None:
                 form.addRow(label, field)

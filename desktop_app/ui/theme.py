@@ -31,6 +31,8 @@ from desktop_app.paths import resources
 Appearance = Literal["system", "light", "dark"]
 
 ICON_SIZE: Final = 20
+READABLE_POINTS: Final = 10.5
+"""Text is at least this large at 100 %: these are pages to read, not buttons to find."""
 _ICON_RATIOS: Final = (1, 2, 3)
 _DISABLED_OPACITY: Final = 0.38
 MIN_SCALE: Final = 0.7
@@ -284,10 +286,7 @@ class Theme(QObject):
             self._app.setStyleSheet(self.stylesheet())
 
     def _build_tokens(self) -> Tokens:
-        base = self._system_font.pointSizeF()
-        if base <= 0:  # the system's font is given in pixels
-            base = 10.0
-        base *= self._font_scale
+        base = max(self._system_font.pointSizeF(), READABLE_POINTS) * self._font_scale
         return replace(
             DARK if self._is_dark else LIGHT,
             font_small=round(base * 0.9, 1),

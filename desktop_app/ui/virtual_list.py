@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Final
 
-from PySide6.QtCore import QEvent, QSize, Qt, QTimer, Signal
-from PySide6.QtGui import QColor, QKeyEvent, QPainter, QPaintEvent, QPen, QResizeEvent
-from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QToolButton, QWidget
+from PySide6.QtCore import QEvent, QRectF, Qt, QTimer, Signal
+from PySide6.QtGui import QColor, QFontMetrics, QKeyEvent, QPainter, QPaintEvent, QPen, QResizeEvent
+from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QWidget
 
+from desktop_app.ui.controls import IconButton
 from desktop_app.ui.theme import Theme
 
 ROWS_AROUND: Final = 4
@@ -24,13 +25,16 @@ ROWS_AROUND: Final = 4
 GAP: Final = 20
 EDGE: Final = 24
 """Room above the first row and below the last one."""
-SIDE: Final = 24
+SIDE: Final = 16
 """Room beside the rows, at least."""
+OUTSET: Final = 8
+"""Rows are this much wider than their text on each side, so that buttons can align with it."""
 _NEAR_END: Final = 4
 _FAR_FROM_END: Final = 120
 _SAMPLE: Final = "The quick brown fox jumps over the lazy dog, and the dog sleeps on. "
 CHARACTERS: Final = 75
-"""A comfortable line."""
+"""A comfortable line. Wider where that is less than 80 columns of code."""
+CODE_WIDTH: Final = 80 * "0"
 WIDE: Final = 1.8
 """How much wider a wide row may be."""
 _PASSES: Final = 6
@@ -55,6 +59,24 @@ class RowWidget(QWidget):
     def arrange(self, width: int) -> int:
         """Lay out for this width; returns the height."""
         raise NotImplementedError
+
+
+class _JumpButton(IconButton):
+    """A round button that floats over the messages."""
+
+    def __init__(self, theme: Theme, parent: QWidget) -> None:
+        super().__init__(theme, "arrow_down", colour="text", parent=parent)
+        self.setFixedSize(36, 36)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        tokens = self._theme.tokens
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        is_marked = self.hasFocus() or self.underMouse()
+        painter.setPen(QPen(QColor(tokens.focus if is_marked else tokens.border), 1.5))
+        painter.setBrush(QColor(tokens.surface_raised))
+        painter.drawEllipse(QRectF(self.rect()).adjusted(1, 1, -1, -1))
+        self.icon().paint(painter, self.rect().adjusted(8, 8, -8, -8))
 
 
 class VirtualList(QAbstractScrollArea):
@@ -91,17 +113,13 @@ class VirtualList(QAbstractScrollArea):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.viewport().setAutoFillBackground(False)
-        self._jump = QToolButton(self)
-        self._jump.setCursor(Qt.CursorShape.PointingHandCursor)
-        self._jump.setObjectName("jumpToLatest")
-        self._jump.setIconSize(QSize(20, 20))
+        self._jump = _JumpButton(theme, self)
         self._jump.clicked.connect(self.scroll_to_end)
         self._jump.hide()
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.timeout.connect(self._update)
         theme.changed.connect(self._on_theme_changed)
-        self._dress()
         self._retranslate()
 
     # --- for the owner ---
@@ -115,13 +133,14 @@ class VirtualList(QAbstractScrollArea):
         """Show these rows; rows that stay keep their widgets, heights and place."""
         known = dict(zip(self._keys, self._heights, strict=True))
         width = self._row_width(False)
+        staying = set(keys)
+        for key in [key for key in self._rows if key not in staying]:
+            self._drop(key)
         self._keys = list(keys)
         self._index = {key: index for index, key in enumerate(self._keys)}
         self._heights = [
             known[key] if key in known else self._estimate(key, width) for key in self._keys
         ]
-        for key in [key for key in self._rows if key not in self._index]:
-            self._drop(key)
         self._measure()
         self._update()
 
@@ -300,18 +319,18 @@ class VirtualList(QAbstractScrollArea):
             not self._is_following and bar.maximum() - bar.value() > _FAR_FROM_END
         )
         if self._jump.isVisible():
-            size = self._jump.sizeHint()
-            self._jump.setGeometry(
-                (self.viewport().width() - size.width()) // 2,
-                self.viewport().height() - size.height() - 12,
-                size.width(),
-                size.height(),
+            self._jump.move(
+                (self.viewport().width() - self._jump.width()) // 2,
+                self.viewport().height() - self._jump.height() - 12,
             )
             self._jump.raise_()
 
     def _drop(self, key: str) -> None:
         row = self._rows.pop(key)
         self._stale.discard(key)
+        focused = row.window().focusWidget()
+        if focused is not None and row.isAncestorOf(focused):
+            self.setFocus()  # else Qt would look for another place for it
         row.hide()  # deleteLater alone may come after the next painting
         row.deleteLater()
 
@@ -329,7 +348,8 @@ class VirtualList(QAbstractScrollArea):
 
     def _row_width(self, is_wide: bool) -> int:
         advance = self.fontMetrics().horizontalAdvance(_SAMPLE) / len(_SAMPLE)
-        widest = advance * CHARACTERS * (WIDE if is_wide else 1)
+        code = QFontMetrics(self._theme.monospace_font()).horizontalAdvance(CODE_WIDTH)
+        widest = max(advance * CHARACTERS, code) * (WIDE if is_wide else 1) + 2 * OUTSET
         return int(min(widest, self.viewport().width() - 2 * SIDE))
 
     def _in_order(self) -> list[RowWidget]:
@@ -350,23 +370,20 @@ class VirtualList(QAbstractScrollArea):
         for key, row in self._rows.items():
             if row is sender:
                 self.row_changed(key)
+                focused = row.window().focusWidget()
+                if focused is not None and row.isAncestorOf(focused):
+                    self.show_widget(focused)
                 return
 
     def _forget_heights(self) -> None:
         self._stale.update(self._rows)
 
     def _on_theme_changed(self) -> None:
-        self._dress()
         self._forget_heights()
         self._soon.start(0)  # after the rows have heard of it
 
-    def _dress(self) -> None:
-        self._jump.setIcon(self._theme.icon("arrow_down"))
-        self.viewport().update()
-
     def _retranslate(self) -> None:
-        self._jump.setToolTip(self.tr("Jump to the latest message"))
-        self._jump.setAccessibleName(self.tr("Jump to the latest message"))
+        self._jump.set_name(self.tr("Jump to the latest message"))
         self.setAccessibleName(self.tr("Messages"))
 
 

@@ -3,9 +3,9 @@
     corpus -> tokenizer -> pretraining -> chat tuning -> export and card
 
 The work folder is the truth: ``recipe.json``, ``tokenizer.json``, ``corpus-*.safetensors``,
-``plan.json`` (steps, decided by a probe of the speed), ``checkpoint.safetensors``, ``log.jsonl``.
-Whatever exists there is not made again. ``plan.json`` may be edited while a stage's rate is still
-level, when a busy machine turns out slower than the probe. Prints plain lines on stderr.
+``plan.json`` (steps, first guessed by a probe of the speed), ``checkpoint.safetensors``, ``log.jsonl``.
+Whatever exists there is not made again. While a stage's rate is level its number of steps is
+mended by the speed that was really had. Prints plain lines on stderr.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -128,8 +129,11 @@ def train(
         rows, held = _load_rows(work, stage)
         plan = _plan(recipe, stage, rows, work, model, loss, progress)
         held_out = HeldOut(held, byte_lengths)
-        progress = train_stage(recipe, plan, model, optimizer, progress, held_out, work, stop, loss)
-        if progress.step < plan.steps:
+        keep = partial(_keep_plan, work)
+        progress = train_stage(
+            recipe, plan, model, optimizer, progress, held_out, work, stop, loss, keep
+        )
+        if progress.step < _kept_plans(work)[stage]:
             say(f"stopped at {stage}, step {progress.step}; run again to go on")
             return 3
         if stage == "pretrain":
@@ -275,24 +279,37 @@ def _plan(
     loss: LossFunction,
     progress: Progress,
 ) -> StagePlan:
-    """How many steps fit into the time. Decided once for a stage and kept in ``plan.json``."""
-    path = work / "plan.json"
-    plans: dict[str, int] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    """How many steps fit into the time: a first guess, or what ``plan.json`` has kept."""
+    share = recipe.pretrain_share if stage == "pretrain" else 1.0
+    end = recipe.minutes * 60 * share
+    plans = _kept_plans(work)
     if stage not in plans:
         seconds = _seconds_per_step(recipe, rows["rows"], model, loss)
-        left = recipe.minutes * 60 - progress.seconds
-        if stage == "pretrain":
-            left *= recipe.pretrain_share
-        plans[stage] = max(recipe.warmup_steps + 10, int(left / seconds))
-        path.write_text(json.dumps(plans) + "\n", encoding="utf-8")
-        say(f"{stage}: {seconds:.2f} s a step, {plans[stage]} steps in {left / 60:.1f} minutes")
-    return StagePlan(
+        plans[stage] = max(recipe.warmup_steps + 10, int((end - progress.seconds) / seconds))
+        say(f"{stage}: {seconds:.2f} s a step, {plans[stage]} steps")
+    plan = StagePlan(
         name=stage,
         steps=plans[stage],
         rows=rows["rows"],
         long_rows=rows.get("long"),
         rate_scale=1.0 if stage == "pretrain" else recipe.chat_rate_scale,
+        end_seconds=end,
     )
+    _keep_plan(work, plan)
+    return plan
+
+
+def _kept_plans(work: Path) -> dict[str, int]:
+    path = work / "plan.json"
+    plans: dict[str, int] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return plans
+
+
+def _keep_plan(work: Path, plan: StagePlan) -> None:
+    plans = _kept_plans(work) | {plan.name: plan.steps}
+    beside = work / "plan.json.part"
+    beside.write_text(json.dumps(plans) + "\n", encoding="utf-8")
+    beside.replace(work / "plan.json")
 
 
 def _seconds_per_step(

@@ -223,13 +223,26 @@ def rate_share(step: int, steps: int, warmup: int, decay_share: float) -> float:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: its rows (and, for the end of pretraining, longer ones), steps and rates."""
+    """One stage: its rows (and, for the end of pretraining, longer ones), steps and rates.
+
+    With ``end_seconds`` the steps are a guess that is mended while the rate is level, so that the
+    stage ends when training has taken that long, however busy the machine is.
+    """
 
     name: str
     steps: int
     rows: Rows
     long_rows: Rows | None
     rate_scale: float
+    end_seconds: float | None = None
+
+
+def mended_steps(plan: StagePlan, now: Progress, seconds_per_step: float, decay: float) -> int:
+    """Steps that fit into the stage's time; never fewer than let the rate begin to fall now."""
+    if plan.end_seconds is None or now.step >= plan.steps * (1 - decay):
+        return plan.steps
+    fitting = now.step + int((plan.end_seconds - now.seconds) / seconds_per_step)
+    return max(fitting, math.ceil(now.step / (1 - decay)))
 
 
 @dataclass(frozen=True)
@@ -250,18 +263,18 @@ def train_stage(
     work: Path,
     stop: Stop,
     loss: LossFunction = summed_loss,
+    keep_plan: Callable[[StagePlan], None] = lambda plan: None,
 ) -> Progress:
     """Train from ``progress`` to the end of the plan or until asked to stop; returns how far.
 
-    The checkpoint ``work/checkpoint.safetensors`` stands at the returned progress.
+    The checkpoint ``work/checkpoint.safetensors`` stands at the returned progress. ``keep_plan``
+    is called with a mended plan, for a resumed run to find.
     """
     checkpoint, log = work / "checkpoint.safetensors", work / "log.jsonl"
-    long_from = plan.steps
-    if plan.long_rows is not None:
-        long_from = plan.steps - round(plan.steps * recipe.long_share)
     began, before = time.monotonic(), progress
     while progress.step < plan.steps and not stop:
         step = progress.step
+        long_from = plan.steps - round(plan.steps * recipe.long_share)
         rows = plan.long_rows if plan.long_rows is not None and step >= long_from else plan.rows
         length = rows.ids.shape[1]
         per_step = max(1, recipe.tokens_per_step // length)
@@ -308,6 +321,11 @@ def train_stage(
         if progress.step % 10 == 0 or last:
             print(" ".join(f"{k}={v}" for k, v in entry.items()), file=sys.stderr, flush=True)
         if progress.step % recipe.checkpoint_every == 0 and not last:
+            per_step = (progress.seconds - before.seconds) / (progress.step - before.step)
+            steps = mended_steps(plan, progress, per_step, recipe.decay_share)
+            if steps != plan.steps:
+                plan = replace(plan, steps=steps)
+                keep_plan(plan)
             save_checkpoint(checkpoint, model, optimizer, progress)
     save_checkpoint(checkpoint, model, optimizer, progress)
     return progress

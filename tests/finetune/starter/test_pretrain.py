@@ -23,6 +23,7 @@ from finetune.starter.pretrain import (
     allowed_attention,
     held_out_loss,
     load_checkpoint,
+    mended_steps,
     pack,
     rate_share,
     row_numbers,
@@ -109,6 +110,25 @@ def test_every_row_is_read_once_before_any_is_read_again() -> None:
 def test_the_rate_goes_up_stays_and_ends_near_zero() -> None:
     shares = [rate_share(step, 10, 2, 0.5) for step in range(10)]
     assert shares == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "per_step", "expected"),
+    [
+        (20, 20.0, 1.0, 100),  # as fast as was thought
+        (20, 40.0, 2.0, 50),  # half as fast: (100 - 40) / 2 more
+        (20, 99.0, 5.0, 40),  # time is nearly over: the rate falls from here to the end
+        (60, 90.0, 1.5, 100),  # the rate already falls: nothing is changed
+    ],
+)
+def test_steps_are_mended_by_the_speed_only_while_the_rate_is_level(
+    step: int, seconds: float, per_step: float, expected: int
+) -> None:
+    nothing = torch.zeros(1, 1)
+    plan = StagePlan("chat", 100, Rows(nothing, nothing, nothing), None, 1.0, end_seconds=100.0)
+    now = Progress("chat", step, 0, seconds)
+    assert mended_steps(plan, now, per_step, decay=0.5) == expected
+    assert mended_steps(replace(plan, end_seconds=None), now, per_step, decay=0.5) == 100
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one() -> None:

@@ -1,0 +1,166 @@
+"""The commands that look and do not train: evaluate, export again, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from finetune import devices
+from finetune.contract import recipe as recipes
+from finetune.contract.errors import InputError
+from finetune.contract.events import Sample
+from finetune.contract.gguf_file import read_header
+from finetune.contract.recipe import Recipe
+from finetune.contract.records import read_records
+from finetune.data import Encoder, build_dataset
+from finetune.evaluate import evaluate, write_for
+from finetune.export import possible_quantization, require_quantization, write_merged
+from finetune.gguf_weights import LoraWeights, architecture_of, load_trunk, read_adapter
+from finetune.policy import Policy
+from finetune.run_folder import feedback_files, read_spec
+from finetune.vocabulary import GgufVocabulary
+
+ADAPTER = "given"
+
+
+def evaluate_adapter(
+    base: Path, adapter: Path, feedback: Sequence[Path], recipe: Path | None, *, as_json: bool
+) -> int:
+    """Measure ``adapter`` against ``base`` on the held-out part of ``feedback``.
+
+    Returns 0 where the gate would let it through, else 1.
+    """
+    settings = _recipe(recipe)
+    header = read_header(base)
+    device = devices.choose_device(devices.parameter_count(header))
+    torch.set_num_threads(device.threads)
+    policy = Policy(load_trunk(base, device.dtype, device.torch_device))
+    policy.set_adapter(ADAPTER, read_adapter(adapter, header))
+    vocabulary = GgufVocabulary(base, header.chat_template)
+    context = int(header.hyperparameter("context_length", settings.max_tokens))
+    encoder = Encoder(vocabulary, header.chat_template, min(settings.max_tokens, context))
+    records, bad = read_records(feedback_files(feedback))
+    for line in bad:
+        print(f"Skipped: {line}.", file=sys.stderr)
+    data = build_dataset(
+        records,
+        encoder,
+        held_out_fraction=settings.evaluation.held_out_fraction,
+        rating_weight=settings.reward.rating_weight,
+        completion_room=settings.evaluation.max_new_tokens,
+    )
+    prompts = (data.held_out.prompts or data.train.prompts)[: settings.evaluation.prompts]
+    if not prompts:
+        raise InputError("There is no usable prompt in this feedback.")
+    report = evaluate(
+        policy,
+        (ADAPTER,),
+        (),
+        prompts,
+        write_for(policy, prompts, settings.evaluation, vocabulary.end_ids, settings.seed),
+        data.held_out.demonstrations,
+        None,
+        settings.evaluation,
+        vocabulary,
+        settings.seed,
+        devices.micro_batch_tokens(device, header),
+    )
+    if as_json:
+        shown = {"metrics": report.metrics, "failures": report.failures}
+        print(json.dumps(shown, indent=2))
+    else:
+        for name, value in report.metrics.items():
+            print(f"{name:24} {value:.4f}")
+        for sample in report.samples:
+            print(_in_words(sample))
+        print("passed" if report.passed else f"refused: {', '.join(report.failures)}")
+    return 0 if report.passed else 1
+
+
+def export_again(run_dir: Path, quantization: str, output: Path) -> int:
+    """Write the merged model of a finished run at another quantisation."""
+    wanted = require_quantization(quantization)
+    spec = read_spec(run_dir)
+    adapter = run_dir / "export" / "adapter.gguf"
+    if not adapter.is_file():
+        raise InputError(f"The run in {run_dir} has no result yet; let it finish first.")
+    if output.exists():
+        raise InputError(f"{output} exists already; choose another name.")
+    if not output.parent.is_dir():
+        raise InputError(f"There is no folder {output.parent}.")
+    header = read_header(spec.base)
+    possible = possible_quantization(header, wanted)
+    if possible != wanted:
+        print(f"This model's shape does not allow {wanted}; writing {possible}.", file=sys.stderr)
+    weights: LoraWeights = read_adapter(adapter, header)
+    write_merged(output, spec.base, weights, possible, {"run_id": run_dir.name})
+    print(output)
+    return 0
+
+
+def doctor(model: Path | None, recipe: Path | None, *, as_json: bool) -> int:
+    """Say what this machine trains on, and whether ``model`` fits. 1 where it does not."""
+    settings = _recipe(recipe)
+    header = None if model is None else read_header(model)
+    if header is not None:
+        architecture_of(header)
+    device = devices.choose_device(0 if header is None else devices.parameter_count(header))
+    found: dict[str, object] = {
+        "device": device.name,
+        "kind": device.kind,
+        "dtype": device.dtype_name,
+        "threads": device.threads,
+        "free_bytes": device.free_bytes,
+    }
+    fits = True
+    if header is not None:
+        fit = devices.estimate(device, header, settings)
+        fits = fit.fits
+        found |= {
+            "model": str(model),
+            "parameters": fit.parameters,
+            "needed_bytes": fit.needed,
+            "weights_bytes": fit.weights,
+            "adapters_bytes": fit.adapters,
+            "activations_bytes": fit.activations,
+            "fits": fits,
+            "seconds": round(fit.seconds),
+        }
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return 0 if fits else 1
+    print(f"device   {device.name}, {device.dtype_name}, {device.threads} threads")
+    print(f"memory   {_gigabytes(device.free_bytes)} free")
+    if header is not None:
+        print(f"model    {fit.parameters / 1e6:.1f} million parameters")
+        print(
+            f"needs    {_gigabytes(fit.needed)}: weights {_gigabytes(fit.weights)}, adapters "
+            f"{_gigabytes(fit.adapters)}, activations {_gigabytes(fit.activations)}"
+        )
+        print("fits     yes" if fits else "fits     no: choose a smaller model")
+        print(f"time     about {_minutes(fit.seconds)} with sixty pieces of feedback")
+    return 0 if fits else 1
+
+
+def _recipe(path: Path | None) -> Recipe:
+    if path is None:
+        return Recipe()
+    if not path.is_file():
+        raise InputError(f"There is no recipe {path}.")
+    return recipes.from_json(path.read_text(encoding="utf-8"))
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def _in_words(sample: Sample) -> str:
+    return f"\nprompt: {sample.prompt}\nbefore: {sample.before}\nafter:  {sample.after}"

@@ -1,0 +1,131 @@
+"""The whole window with a real engine child (speaking the fake engine), used hard."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from desktop_app.app import App, Options
+from desktop_app.paths import open_profile
+
+
+@pytest.fixture
+def app(qtbot: QtBot, tmp_path: Path) -> Iterator[App]:
+    opened = App(open_profile(tmp_path / "profile"), Options(fake_engine=True))
+    qtbot.addWidget(opened.window)
+    opened.start()
+    qtbot.waitUntil(lambda: opened.chat.engine_state.status == "ready", timeout=20_000)
+    yield opened
+    opened.close()
+
+
+def test_twenty_comparisons_in_new_conversations(app: App, qtbot: QtBot) -> None:
+    for number in range(20):
+        app.chat.new_conversation()
+        app.chat.send(f"tell me about number {number} please", compare=True)
+        qtbot.waitUntil(lambda: not app.chat.is_busy, timeout=20_000)
+        pending = app.chat.pending_comparison
+        assert pending is not None
+        app.feedback.compare(pending.message_ids, pending.message_ids[0], "ordered")
+        app.chat.choose(pending.message_ids[0])
+        qtbot.wait(5)
+    assert app.feedback.collected().comparisons == 20
+    assert len(app.chat.conversations()) == 20
+
+
+def test_a_second_window_on_the_same_profile_is_refused_in_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "desktop_app", "--fake-engine", "--profile-dir"]
+    first = subprocess.Popen([*command, str(tmp_path)])
+    try:
+        wait_for((tmp_path / "attune.db").exists)
+        program = (
+            "import sys\n"
+            "from PySide6.QtWidgets import QMessageBox\n"
+            "QMessageBox.critical = lambda *a: print('shown:', a[2])\n"
+            "from desktop_app.__main__ import main\n"
+            "sys.exit(main(['--fake-engine', '--profile-dir', sys.argv[1]]))"
+        )
+        second = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert second.returncode == 1
+        assert "open already" in second.stdout
+        assert "Traceback" not in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_a_completion_keeps_all_but_the_last_second(
+    tmp_path: Path,
+) -> None:
+    """The user message always, the completion up to its last second, and no child left."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from PySide6.QtCore import QTimer\n"
+        "from PySide6.QtWidgets import QApplication\n"
+        "from desktop_app import app as module\n"
+        "from desktop_app.inference.engine_client import engine_command\n"
+        "module.engine_command = lambda *a: engine_command('--fake', '--seconds-per-token', '0.01')\n"
+        "application = QApplication([])\n"
+        "app = module.App(module.open_profile(Path(sys.argv[1])), module.Options())\n"
+        "app.start()\n"
+        "QTimer.singleShot(0, lambda: app.chat.send('!long one two three four five'))\n"
+        "shown = []\n"
+        "app.chat.text_appended.connect(lambda i, t: (shown.append(t), print(len(''.join(shown)), flush=True)))\n"
+        "QTimer.singleShot(500, lambda: print('child', app.engine.process_id, flush=True))\n"
+        "application.exec()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    seen: list[tuple[float, int]] = []
+    child = 0
+    began = 0.0
+    for line in process.stdout:
+        if line.startswith("child"):
+            child = int(line.split()[1])
+            continue
+        began = began or time.monotonic()
+        seen.append((time.monotonic(), int(line)))
+        if child and time.monotonic() - began > 3.0:
+            break
+    killed_at = time.monotonic()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+    with closing(sqlite3.connect(tmp_path / "attune.db")) as connection:
+        rows = connection.execute("SELECT role, content, state FROM messages ORDER BY rowid")
+        asked, answered = rows.fetchall()
+    assert asked[:2] == ("user", "!long one two three four five")
+    shown_a_second_ago = max((length for at, length in seen if at < killed_at - 1.0), default=0)
+    assert shown_a_second_ago > 20
+    assert len(answered[1]) >= shown_a_second_ago
+    wait_for(lambda: not Path(f"/proc/{child}").exists())
+
+
+def wait_for(condition: object, seconds: float = 20.0) -> None:
+    """Wait until ``condition()`` is true."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)

@@ -1,0 +1,115 @@
+"""The side bar: days, search, renaming, the trash."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QLineEdit
+from pytestqt.qtbot import QtBot
+
+from desktop_app.ui.conversation_list import EXCERPT_ROLE, ID_ROLE
+from tests.desktop_app.ui.home import Home, button
+
+
+def titles(home: Home) -> list[str]:
+    model = home.window.conversations.model
+    return [str(model.index(row).data()) for row in range(model.rowCount())]
+
+
+def search(home: Home, words: str) -> list[str]:
+    conversations = home.window.conversations
+    conversations.search.setText(words)
+    conversations.refresh()
+    return titles(home)
+
+
+def test_conversations_stand_under_the_day_they_were_used(home: Home) -> None:
+    home.add_conversation("Old one")
+    last_week = (datetime.now(UTC) - timedelta(days=30)).isoformat()
+    with home.database.transaction() as connection:
+        connection.execute("UPDATE conversations SET updated_at = ?", (last_week,))
+    home.add_conversation("New one")
+    assert titles(home)[:3] == ["Today", "New one", "Earlier"]
+    assert "Old one" in titles(home)[3:]
+
+
+def test_headings_cannot_be_chosen(home: Home) -> None:
+    model = home.window.conversations.model
+    assert model.flags(model.index(0)) == Qt.ItemFlag.NoItemFlags
+    assert not model.index(0).data(ID_ROLE)
+
+
+def test_search_finds_titles_and_words_inside_messages(home: Home) -> None:
+    home.add_conversation("Trip to Busan", "where to go", "Take the beach train.")
+    home.add_conversation("저녁 메뉴", "뭐 먹을까?", "김치볶음밥은 어때요?")
+    assert search(home, "busan") == ["Trip to Busan"]
+    assert search(home, "beach") == ["Trip to Busan"]
+    assert search(home, "볶음") == ["저녁 메뉴"]
+    model = home.window.conversations.model
+    assert "볶음" in str(model.index(0).data(EXCERPT_ROLE))
+    assert search(home, 'nowhere "AND" *') == []
+    home.window.escape()
+
+
+def test_escape_leaves_the_search(qtbot: QtBot, home: Home) -> None:
+    home.window.activateWindow()
+    home.window.search()
+    qtbot.waitUntil(home.window.conversations.search.hasFocus)
+    home.window.conversations.search.setText("something")
+    home.window.escape()
+    assert home.window.conversations.search.text() == ""
+
+
+def test_a_click_opens_a_conversation(qtbot: QtBot, home: Home) -> None:
+    home.add_conversation("Open me")
+    conversations = home.window.conversations
+    row = titles(home).index("Open me")
+    place = conversations.view.visualRect(conversations.model.index(row)).center()
+    qtbot.mouseClick(
+        conversations.view.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier(0), place
+    )
+    assert home.window.header.title.text() == "Open me"
+
+
+def test_arrow_keys_move_without_opening_and_enter_opens(qtbot: QtBot, home: Home) -> None:
+    home.add_conversation("Below")
+    home.add_conversation("Above")
+    conversations = home.window.conversations
+    view = conversations.view
+    view.setFocus()
+    view.setCurrentIndex(conversations.model.index(1))
+    before = home.chat.current_conversation
+    qtbot.keyClick(view, Qt.Key.Key_Down)
+    assert home.chat.current_conversation == before
+    assert str(view.currentIndex().data()) == "Below"
+    qtbot.keyClick(view, Qt.Key.Key_Return)
+    assert home.window.header.title.text() == "Below"
+
+
+def test_f2_renames_in_the_list(qtbot: QtBot, home: Home) -> None:
+    message = home.store.message(home.add_conversation("Wrong"))
+    conversations = home.window.conversations
+    conversations.rename(message.conversation_id)
+    editor = conversations.view.findChild(QLineEdit)
+    assert editor is not None
+    assert editor.accessibleName()
+    editor.setText("  Right  ")
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: "Right" in titles(home))
+    assert home.store.conversation(message.conversation_id).title == "Right"
+
+
+def test_delete_moves_to_the_trash_and_undo_brings_back(qtbot: QtBot, home: Home) -> None:
+    message = home.store.message(home.add_conversation("<b>Precious</b>"))
+    conversations = home.window.conversations
+    row = conversations.model.row_of(message.conversation_id)
+    conversations.view.setCurrentIndex(conversations.model.index(row))
+    qtbot.keyClick(conversations.view, Qt.Key.Key_Delete)
+    assert "<b>Precious</b>" not in titles(home)
+    notice = home.window.notices.notice("deleted")
+    assert notice is not None
+    assert "<b>Precious</b>" in notice.accessibleName()
+    button(notice, "Undo").click()
+    assert "<b>Precious</b>" in titles(home)
+    assert home.window.notices.notice("deleted") is None

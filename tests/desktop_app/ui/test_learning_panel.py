@@ -1,0 +1,196 @@
+"""Learning in the panel: what is collected, a run from start to end, stopping, dying, resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from desktop_app.ui.learning_panel import LearningPage
+from finetune.contract.events import RunFailed
+from tests.desktop_app.ui.home import Home
+
+
+@pytest.fixture(autouse=True)
+def quick_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTUNE_FAKE_STEP_SECONDS", "0.002")
+
+
+def page_of(home: Home) -> LearningPage:
+    home.window.toggle_panel()
+    return home.window.panel.learning_page
+
+
+def wait_for(home: Home, state: str) -> None:
+    home.qtbot.waitUntil(lambda: home.learning.state == state, timeout=20_000)
+
+
+def test_with_too_little_feedback_it_says_how_much_is_missing(home: Home) -> None:
+    page = page_of(home)
+    assert not page.train.isEnabled()
+    home.like(3)
+    assert page.collected.counters["liked"].number.text() == "3"
+    assert "1 more answer," in page.collected.sentence.text()
+    assert page.collected.imitate.amount.text() == "3 of 4"
+    home.like(1)
+    assert page.train.isEnabled()
+    assert "imitate" in page.collected.sentence.text()
+    assert "8 more judgements" in page.collected.sentence.text()
+
+
+def test_undoing_feedback_counts_down(home: Home) -> None:
+    page = page_of(home)
+    home.like(1)
+    home.feedback.undo()
+    assert page.collected.counters["liked"].number.text() == "0"
+
+
+def test_a_run_from_the_button_to_the_offer(qtbot: QtBot, home: Home) -> None:
+    page = page_of(home)
+    home.like(12)
+    page.train.click()
+    assert home.learning.state == "training"
+    assert page.run.isVisible()
+    assert not page.train.isVisible()
+    assert not page.collected.isVisible()
+    qtbot.waitUntil(lambda: page.run.curves["score"].isVisible(), timeout=20_000)
+    assert page.run.timeline.rows["sft"].state == "done"
+    assert page.run.timeline.rows["ppo"].state == "at_work"
+    assert not page.run.curves["loss"].isVisible()
+    wait_for(home, "offered")
+    assert page.offer.isVisible()
+    assert page.run.notes() == ["One conversation in five is kept for the examination."]
+    assert page.run.sample_count() == 2
+    assert page.run.isVisible()
+    assert not page.run.stop.isVisible()
+    page.offer.later.click()
+    assert home.learning.state == "idle"
+    assert not page.offer.isVisible()
+    assert page.train.isVisible()
+    assert len(home.learning.versions()) == 2
+    assert home.learning.active_version() == home.learning.versions()[0].version_id
+
+
+def test_using_the_offer_at_once(qtbot: QtBot, home: Home) -> None:
+    page = page_of(home)
+    home.like(4)
+    page.train.click()
+    wait_for(home, "offered")
+    page.offer.use.click()
+    assert home.learning.active_version() == home.learning.versions()[1].version_id
+    qtbot.waitUntil(lambda: home.chat.engine_state.status == "ready")
+    assert "Personal model 1" in home.window.header.status.text()
+
+
+def test_stages_without_enough_feedback_are_left_out(open_home: Callable[..., Home]) -> None:
+    home = open_home(trainer="little")
+    page = page_of(home)
+    home.like(4)
+    page.train.click()
+    wait_for(home, "offered")
+    states = {stage: row.state for stage, row in page.run.timeline.rows.items()}
+    assert states["sft"] == "done"
+    assert states["reward"] == states["ppo"] == "left_out"
+
+
+def test_a_stopped_run_is_offered_for_resuming(
+    qtbot: QtBot, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_FAKE_STEP_SECONDS", "0.05")
+    page = page_of(home)
+    home.like(12)
+    page.train.click()
+    qtbot.waitUntil(lambda: home.learning.progress.step > 1, timeout=20_000)
+    page.run.stop.click()
+    assert home.learning.state == "stopping"
+    assert not page.run.stop.isEnabled()
+    wait_for(home, "idle")
+    assert page.resume.isVisible()
+    assert not page.failure.isVisible()
+    assert not page.run.isVisible()
+    monkeypatch.setenv("ATTUNE_FAKE_STEP_SECONDS", "0.002")
+    page.resume.resume.click()
+    assert home.learning.state == "training"
+    wait_for(home, "offered")
+    assert not page.resume.isVisible()
+
+
+def test_a_run_can_be_thrown_away(qtbot: QtBot, home: Home) -> None:
+    page = page_of(home)
+    home.like(4)
+    page.train.click()
+    qtbot.waitUntil(lambda: home.learning.progress.step > 1, timeout=20_000)
+    page.run.stop.click()
+    wait_for(home, "idle")
+    page.resume.discard.click()
+    assert not page.resume.isVisible()
+    assert page.train.isEnabled()
+
+
+def test_a_trainer_that_dies_leaves_a_sentence_and_a_way_on(
+    open_home: Callable[..., Home],
+) -> None:
+    home = open_home(trainer="death")
+    page = page_of(home)
+    home.like(12)
+    page.train.click()
+    wait_for(home, "idle")
+    assert page.failure.isVisible()
+    assert "ended unexpectedly" in page.failure.title.text()
+    assert "resume" in page.failure.next_step.text()
+    assert page.resume.isVisible()
+    assert page.train.property("kind") == "plain"
+
+
+def test_a_result_that_is_not_better_is_told_and_not_offered(
+    open_home: Callable[..., Home],
+) -> None:
+    home = open_home(trainer="failure")
+    page = page_of(home)
+    home.like(12)
+    page.train.click()
+    wait_for(home, "idle")
+    assert "not better" in page.failure.title.text()
+    assert "0.48" in page.failure.detail.text()
+    assert not page.resume.isVisible()
+    page.failure.close_button.click()
+    assert not page.failure.isVisible()
+
+
+def test_an_unfinished_run_is_offered_at_the_next_start(
+    qtbot: QtBot, open_home: Callable[..., Home]
+) -> None:
+    home = open_home(trainer="death")
+    home.like(12)
+    home.learning.start()
+    wait_for(home, "idle")
+    again = home.open_window()
+    assert again.notices.notice("resume") is not None
+    again.toggle_panel()
+    assert again.panel.learning_page.resume.isVisible()
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["stopped", "not_enough_feedback", "out_of_memory", "disk_full", "diverged", "gate_failed",
+     "bad_input", "bug"],
+)  # fmt: skip
+def test_every_way_to_fail_has_a_sentence_and_a_next_step(home: Home, code: str) -> None:
+    card = page_of(home).failure
+    card.show_failure(RunFailed(code, "detail"))  # type: ignore[arg-type]
+    assert card.title.text().endswith(".")
+    assert card.next_step.text().endswith(".")
+
+
+def test_closing_during_a_run_asks_first(
+    qtbot: QtBot, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_FAKE_STEP_SECONDS", "0.05")
+    answers = [False, True]
+    monkeypatch.setattr("desktop_app.ui.main_window.confirm", lambda *_: answers.pop(0))
+    home.like(4)
+    home.learning.start()
+    assert not home.window.close()
+    assert home.window.isVisible()
+    assert home.window.close()

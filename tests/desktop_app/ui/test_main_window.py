@@ -1,0 +1,199 @@
+"""The window: sending, problems, keys, what it remembers, and that it fits small screens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from PySide6.QtCore import Qt
+from pytestqt.qtbot import QtBot
+
+from desktop_app.errors import UserError
+from desktop_app.settings import Settings
+from desktop_app.ui.window_state import FILE_NAME, load_window_state
+from tests.desktop_app.ui.home import Home, button
+
+
+def write(home: Home, text: str) -> None:
+    home.window.composer.set_text(text)
+    home.qtbot.keyClick(home.window.composer.field, Qt.Key.Key_Return)
+
+
+def press(home: Home, name: str) -> None:
+    home.window.shortcuts.actions[name].trigger()
+
+
+def test_a_message_is_sent_and_answered(qtbot: QtBot, home: Home) -> None:
+    write(home, "tea is nice")
+    qtbot.waitUntil(lambda: len(home.answers()) == 1 and not home.chat.is_busy)
+    assert home.window.composer.text() == ""
+    assert home.window.header.title.text() == "tea is nice"
+    assert home.window.windowTitle() == "tea is nice — Attune"
+    assert home.window.header.meter.isVisible()
+    assert "4,096" in home.window.header.meter.toolTip()
+
+
+def test_text_stays_where_sending_fails(
+    qtbot: QtBot, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(text: str, *, compare: bool = False) -> None:
+        raise UserError("The disk is full, so this could not be saved.")
+
+    monkeypatch.setattr(home.chat, "send", refuse)
+    with qtbot.capture_exceptions() as exceptions:
+        write(home, "do not lose me")
+        qtbot.waitUntil(lambda: bool(exceptions))
+    assert home.window.composer.text() == "do not lose me"
+
+
+def test_a_second_message_waits_for_the_first(qtbot: QtBot, home: Home) -> None:
+    home.engine.is_held = True
+    write(home, "first")
+    qtbot.waitUntil(lambda: home.chat.is_busy)
+    write(home, "second")
+    qtbot.wait(20)
+    assert home.window.composer.text() == "second"
+    home.engine.is_held = False
+    qtbot.waitUntil(lambda: not home.chat.is_busy)
+    assert home.window.composer.text() == "second"
+
+
+def test_escape_stops_and_the_text_stays(qtbot: QtBot, home: Home) -> None:
+    write(home, "!long story")
+    qtbot.waitUntil(lambda: home.chat.is_busy and bool(home.answers()[0]))
+    press(home, "stop")
+    qtbot.waitUntil(lambda: not home.chat.is_busy)
+    path = home.chat.messages(home.chat.current_conversation)
+    assert path[-1].state == "stopped"
+    assert path[-1].content
+
+
+def test_regenerating_by_key_makes_a_sibling(qtbot: QtBot, home: Home) -> None:
+    home.ask("one two three")
+    press(home, "regenerate")
+    qtbot.waitUntil(lambda: not home.chat.is_busy)
+    assert home.chat.messages(home.chat.current_conversation)[-1].sibling_count == 2
+
+
+def test_a_model_that_fails_says_so_and_can_be_restarted(qtbot: QtBot, home: Home) -> None:
+    home.engine.fail("The file is damaged.")
+    qtbot.waitUntil(lambda: home.chat.engine_state.status == "failed")
+    window = home.window
+    assert "not running" in window.header.status.text()
+    assert window.header.status.restart.isVisible()
+    window.composer.set_text("waits")
+    assert not window.composer.send.isEnabled()
+    notice = window.notices.notice("engine")
+    assert notice is not None
+    assert "The file is damaged." in notice.accessibleName()
+    button(notice, "Restart model").click()
+    qtbot.waitUntil(lambda: home.chat.engine_state.status == "ready")
+    assert window.notices.notice("engine") is None
+    assert window.composer.send.isEnabled()
+    assert window.composer.text() == "waits"
+
+
+def test_the_same_problem_again_is_one_notice(home: Home) -> None:
+    for _ in range(10):
+        home.window.show_problem("The model crashed.", "It is being loaded again.")
+    assert home.window.notices.keys() == ["problem"]
+
+
+def test_a_thumb_can_be_taken_back_by_key_and_by_notice(qtbot: QtBot, home: Home) -> None:
+    message = home.add_conversation("Talk")
+    home.feedback.rate(message, True)
+    assert home.window.notices.notice("feedback") is not None
+    press(home, "undo")
+    assert home.feedback.of_message(message).rating is None
+    assert home.window.notices.notice("feedback") is None
+    home.feedback.rate(message, False)
+    notice = home.window.notices.notice("feedback")
+    assert notice is not None
+    button(notice, "Undo").click()
+    assert home.feedback.of_message(message).rating is None
+
+
+def test_undo_belongs_to_the_text_while_one_is_edited(qtbot: QtBot, home: Home) -> None:
+    message = home.add_conversation("Talk")
+    home.feedback.rate(message, True)
+    field = home.window.composer.field
+    home.window.activateWindow()
+    field.setFocus()
+    qtbot.waitUntil(field.hasFocus)
+    qtbot.keyClicks(field, "typed")
+    qtbot.keyClick(field, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert home.feedback.of_message(message).rating is not None
+    assert field.toPlainText() == ""
+
+
+def test_in_a_narrow_window_the_panel_comes_before_the_side_bar(home: Home) -> None:
+    window = home.window
+    window.resize(window.minimumSize())
+    assert window.sidebar.isVisible()
+    press(home, "panel")
+    assert window.panel.isVisible()
+    assert not window.sidebar.isVisible()
+    press(home, "panel")
+    assert window.sidebar.isVisible()
+    press(home, "panel")
+    window.resize(1400, 800)
+    assert window.sidebar.isVisible()
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_nothing_is_wider_than_the_smallest_window(
+    open_home: Callable[..., Home], language: str
+) -> None:
+    home = open_home(settings=Settings(language=language))  # type: ignore[arg-type]
+    home.window.resize(home.window.minimumSize())
+    assert home.window.size() == home.window.minimumSize()
+    press(home, "panel")
+    assert home.window.size() == home.window.minimumSize()
+
+
+def test_zoom_is_kept_as_a_setting(home: Home) -> None:
+    press(home, "larger")
+    press(home, "larger")
+    assert home.settings.font_scale == pytest.approx(1.2)
+    assert home.theme.font_scale == pytest.approx(1.2)
+    press(home, "smaller")
+    press(home, "normal")
+    assert home.settings.font_scale == 1.0
+
+
+def test_the_window_comes_back_as_it_was_left(qtbot: QtBot, home: Home) -> None:
+    window = home.window
+    window.resize(1010, 690)
+    press(home, "panel")
+    window.composer.set_text("not sent yet")
+    window.close()
+    again = home.open_window()
+    assert again.size() == window.size()
+    assert again.panel.isVisible()
+    again.composer.show_conversation(home.chat.current_conversation)
+    assert again.composer.text() == "not sent yet"
+
+
+def test_a_damaged_window_state_is_as_good_as_none(home: Home) -> None:
+    path = home.profile.root / FILE_NAME
+    for damage in ("", "[1]", '{"geometry": 1}', "\x00"):
+        path.write_text(damage, encoding="utf-8")
+        assert load_window_state(home.profile.root).sidebar_open
+    home.open_window()
+
+
+def test_every_nth_message_is_compared_where_one_wishes(
+    qtbot: QtBot, open_home: Callable[..., Home]
+) -> None:
+    home = open_home(settings=Settings(language="en", compare_every=2))
+    write(home, "one two")
+    qtbot.waitUntil(lambda: len(home.answers()) == 1 and not home.chat.is_busy)
+    assert home.chat.pending_comparison is None
+    write(home, "three four five six")
+    qtbot.waitUntil(lambda: home.chat.pending_comparison is not None and not home.chat.is_busy)
+
+
+def test_the_list_of_keys_names_them_all(home: Home) -> None:
+    lines = dict(home.window.shortcuts.lines())
+    assert {"Ctrl+N", "Ctrl+K", "Ctrl+R", "Esc", "Ctrl+,", "Ctrl+L", "F1", "Ctrl+Z"} <= set(lines)
+    assert all(lines.values())

@@ -1,0 +1,74 @@
+"""Settings: in force at once, kept, and shown as they are."""
+
+from __future__ import annotations
+
+import pytest
+from PySide6.QtCore import Qt
+from pytestqt.qtbot import QtBot
+
+from desktop_app.settings import Settings
+from desktop_app.ui.settings_dialog import SettingsDialog
+from tests.desktop_app.ui.home import Home
+
+pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")  # the offscreen screen's own
+
+
+@pytest.fixture
+def dialog(home: Home) -> SettingsDialog:
+    home.window.show_settings()
+    dialog = home.window.findChild(SettingsDialog)
+    assert dialog is not None
+    return dialog
+
+
+def choose(dialog: SettingsDialog, name: str, value: object) -> None:
+    box = getattr(dialog, name)
+    box.setCurrentIndex(box.findData(value))
+    box.activated.emit(box.currentIndex())
+
+
+def test_choices_are_in_force_at_once(home: Home, dialog: SettingsDialog) -> None:
+    choose(dialog, "appearance", "dark")
+    assert home.theme.is_dark
+    choose(dialog, "font_scale", 1.25)
+    assert home.theme.font_scale == 1.25
+    dialog.temperature.setValue(0.3)
+    dialog.max_tokens.setValue(256)
+    choose(dialog, "compare_every", 5)
+    assert home.settings == Settings(
+        language="en",
+        appearance="dark",
+        font_scale=1.25,
+        temperature=0.3,
+        max_tokens=256,
+        compare_every=5,
+    )
+    choose(dialog, "appearance", "light")
+    assert not home.theme.is_dark
+
+
+def test_the_language_changes_without_a_restart(home: Home, dialog: SettingsDialog) -> None:
+    choose(dialog, "language", "ko")
+    assert dialog.windowTitle() == "설정"
+    assert home.window.conversations.new_button.text() == "새 대화"
+    assert home.window.panel.learning_page.train.text() == "내 모델 학습하기"
+    choose(dialog, "language", "en")
+    assert dialog.windowTitle() == "Settings"
+
+
+def test_the_system_prompt_is_kept_after_a_pause_or_on_closing(
+    qtbot: QtBot, home: Home, dialog: SettingsDialog
+) -> None:
+    dialog.system_prompt.setPlainText("Be brief.")
+    qtbot.waitUntil(lambda: home.settings.system_prompt == "Be brief.")
+    assert home.chat.system_prompt == "Be brief."
+    dialog.system_prompt.setPlainText("Be kind.")
+    qtbot.keyClick(dialog, Qt.Key.Key_Escape)
+    assert home.settings.system_prompt == "Be kind."
+
+
+def test_what_was_changed_elsewhere_is_shown(home: Home, dialog: SettingsDialog) -> None:
+    dialog.close()
+    home.window.zoom(1)
+    home.window.show_settings()
+    assert dialog.font_scale.currentData() == pytest.approx(1.1)

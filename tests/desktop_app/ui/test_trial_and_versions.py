@@ -1,0 +1,153 @@
+"""The blind comparison and the versions: keys, score, activating, going back, removing."""
+
+from __future__ import annotations
+
+import pytest
+from PySide6.QtCore import Qt
+from pytestqt.qtbot import QtBot
+
+from desktop_app.ui.trial_view import TrialView
+from desktop_app.ui.versions_panel import VersionsPanel
+from finetune.contract.records import Comparison
+from tests.desktop_app.ui.home import Home
+
+
+@pytest.fixture
+def trained(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A home with a new version on offer."""
+    monkeypatch.setenv("ATTUNE_FAKE_STEP_SECONDS", "0")
+    home.like(6)
+    home.learning.start()
+    home.qtbot.waitUntil(lambda: home.learning.state == "offered", timeout=20_000)
+    return home
+
+
+def begin(home: Home) -> TrialView:
+    home.window.panel.learning_page.offer.compare.click()
+    trial = home.window.trial
+    assert home.window.pages.currentWidget() is trial
+    assert trial.pages.currentWidget() is trial.loading_page
+    return trial
+
+
+def wait_question(home: Home) -> None:
+    trial = home.window.trial
+    home.qtbot.waitUntil(lambda: trial.pages.currentWidget() is not trial.loading_page)
+
+
+def new_side(trial: TrialView) -> int:
+    """Which side the new version wrote: the fake engine answers differently with an adapter."""
+    return next(i for i, t in enumerate(trial.texts) if t.toPlainText().startswith("You like"))
+
+
+def test_both_sides_are_written_by_different_versions(trained: Home) -> None:
+    trial = begin(trained)
+    wait_question(trained)
+    assert trial.texts[0].toPlainText() != trial.texts[1].toPlainText()
+    assert {t.toPlainText().split(":")[0] for t in trial.texts} == {"You said", "You like to say"}
+
+
+def test_five_questions_by_key_then_the_score_and_the_new_version(
+    qtbot: QtBot, trained: Home
+) -> None:
+    trial = begin(trained)
+    kept = len(trained.feedback_store.standing())
+    for number in range(1, 6):
+        wait_question(trained)
+        assert trial.place.text() == f"{number} of 5"
+        assert trial.prompt.toPlainText().startswith("Question")
+        key = (Qt.Key.Key_1, Qt.Key.Key_2)[new_side(trial)]
+        qtbot.keyClick(trial, {4: Qt.Key.Key_Equal, 5: Qt.Key.Key_0}.get(number, key))
+    qtbot.waitUntil(lambda: trial.pages.currentWidget() is trial.result_page)
+    assert "new version" in trial.result_title.text()
+    assert trial.result_text.text() == "New version: 3. Current model: 0. No difference: 2."
+    given = trained.feedback_store.standing()[kept:]
+    assert [r.verdict for r in given if isinstance(r, Comparison)] == [
+        "ordered", "ordered", "ordered", "all_good", "all_bad",
+    ]  # fmt: skip
+    new = trained.learning.versions()[1].version_id
+    trial.use_new.click()
+    assert trained.learning.active_version() == new
+    assert trained.learning.state == "idle"
+    assert trained.window.pages.currentIndex() == 0
+
+
+def test_keys_work_with_the_focus_in_a_text(qtbot: QtBot, trained: Home) -> None:
+    trial = begin(trained)
+    wait_question(trained)
+    qtbot.keyClick(trial.texts[0], Qt.Key.Key_2)
+    assert trial.pages.currentWidget() is trial.loading_page
+
+
+def test_the_order_is_not_always_the_same(trained: Home) -> None:
+    sides = set()
+    for _ in range(6):  # 30 questions: all on one side once in 500 million
+        trained.window._start_trial(trained.learning.versions()[1].version_id)
+        for _ in range(5):
+            wait_question(trained)
+            sides.add(new_side(trained.window.trial))
+            trained.window.trial.answer(None, "all_good")
+    assert sides == {0, 1}
+
+
+def test_leaving_early_changes_nothing(trained: Home) -> None:
+    active = trained.learning.active_version()
+    trial = begin(trained)
+    wait_question(trained)
+    trial.leave.click()
+    assert trained.window.pages.currentIndex() == 0
+    assert trained.learning.active_version() == active
+    assert trained.learning.state == "offered"
+
+
+def test_without_prompts_the_comparison_says_what_to_do(trained: Home) -> None:
+    for conversation in trained.chat.conversations():
+        trained.chat.delete_conversation(conversation.id)
+    trained.window.panel.learning_page.offer.compare.click()
+    assert trained.window.pages.currentIndex() == 0
+    notice = trained.window.notices.notice("problem")
+    assert notice is not None
+    assert "Chat a little first" in notice.accessibleName()
+
+
+def panel_of(home: Home) -> VersionsPanel:
+    home.window.toggle_panel()
+    home.window.panel.tabs.setCurrentIndex(1)
+    return home.window.panel.versions
+
+
+def test_versions_show_which_is_in_use_and_where_it_came_from(trained: Home) -> None:
+    panel = panel_of(trained)
+    assert [card.is_active for card in panel.cards] == [False, True]
+    assert panel.cards[0].accessibleName() == "Personal model 1"
+    assert not panel.back.isVisible()
+
+
+def test_using_a_version_and_going_back_in_one_click(trained: Home) -> None:
+    panel = panel_of(trained)
+    old = trained.learning.active_version()
+    panel.cards[0].use.click()
+    assert trained.learning.active_version() != old
+    assert panel.back.isVisible()
+    assert panel.back.property("kind") == "primary"
+    panel.back.click()
+    assert trained.learning.active_version() == old
+
+
+def test_removing_asks_and_the_bundled_model_cannot_be_removed(
+    trained: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = panel_of(trained)
+    answers = [False, True]
+    monkeypatch.setattr("desktop_app.ui.versions_panel.confirm", lambda *_: answers.pop(0))
+    assert not panel.cards[1].remove.isVisible()
+    panel.cards[0].remove.click()
+    assert len(panel.cards) == 2
+    panel.cards[0].remove.click()
+    assert len(panel.cards) == 1
+    assert trained.learning.state == "idle"
+
+
+def test_any_version_can_be_compared_from_the_list(trained: Home) -> None:
+    panel_of(trained).cards[0].compare.click()
+    assert trained.window.pages.currentWidget() is trained.window.trial
