@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -93,14 +94,14 @@ def pad_batch(
 ) -> Batch:
     """Token ids with their learned mask, padded on the right. The pad id is never looked at."""
     width = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    real = torch.zeros(len(rows), width, dtype=torch.bool)
-    learn = torch.zeros(len(rows), width, dtype=torch.bool)
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    real = np.zeros((len(rows), width), dtype=np.bool_)
+    learn = np.zeros((len(rows), width), dtype=np.bool_)
     for row, (tokens, mask) in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
+        ids[row, : len(tokens)] = tokens
         real[row, : len(tokens)] = True
-        learn[row, : len(mask)] = torch.tensor(mask)
-    return Batch(ids.to(device), real.to(device), learn.to(device))
+        learn[row, : len(mask)] = mask
+    return Batch(*(torch.from_numpy(values).to(device) for values in (ids, real, learn)))
 
 
 class Policy(nn.Module):

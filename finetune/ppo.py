@@ -438,7 +438,7 @@ def _minibatch(
             ("ratio", policy_loss.ratio),
             ("approximate_kl", policy_loss.approximate_kl),
         ):
-            seen[name] += share * float(value)
+            seen[name] += share * value.item()
     if not math.isfinite(seen["policy_loss"]):
         raise Diverged("the policy loss is not a number any more")
     return seen

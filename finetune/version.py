@@ -1,4 +1,4 @@
-"""A finished model version: its files and manifest, in a folder that appears whole or not at all."""
+"""A finished model version: files and manifest in a folder that appears whole or not at all."""
 
 from __future__ import annotations
 

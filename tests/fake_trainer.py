@@ -86,10 +86,10 @@ class Run:
                     return RunFailed("gate_failed", "Held-out accuracy 0.48 (0.55 is needed).")
             self.say(events.StageDone(stage, {}))
         metrics = {
-            "preference_accuracy": 0.71,
+            "reward_accuracy": 0.71,
             "win_rate": 0.64,
             "length_ratio": 0.93,
-            "kl": 1.42,
+            "kl_to_base": 1.42,
         }
         return RunDone(str(self.export(metrics)), stages, metrics)
 

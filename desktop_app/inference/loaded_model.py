@@ -81,6 +81,7 @@ class LoadedModel:
                 _choose_threads(self.context, physical_cores())
             self.cache: Final = PrefixCache(self.context, MAX_STREAMS, self._model.can_forget)
             self.piece: Final = self._model.piece
+            self.special_ids: Final = frozenset(self.vocabulary.special_tokens.values())
             self.end_ids: Final = frozenset(
                 token
                 for token in range(self.vocabulary.size)

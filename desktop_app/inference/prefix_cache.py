@@ -4,9 +4,10 @@ The context's cells hold the sequences of the last request only, and those of th
 it that it goes on from. Other conversations, and the same one under another adapter, are
 parked: their cells' contents are copied to ordinary memory and back when they are asked for.
 
-That keeps the cells without gaps and in order. Attention is faster so, and the same prompt is
-always computed in the same order: sums of floats depend on it, and the same seed shall write
-the same text.
+The same seed shall write the same text whatever was asked before. Sums of floats depend on
+their order, so a prompt must be computed the same way each time: the cells are kept without
+gaps, and a beginning that another prompt happens to share is reused only up to a cut, a place
+where every prompt with that beginning is cut into pieces (see ``generation.cut``).
 """
 
 from __future__ import annotations
@@ -26,23 +27,27 @@ WORTH_RESTORING: Final = 16
 """Tokens; fewer are computed sooner than fetched."""
 
 
-@dataclass(eq=False)
-class CachedSequence:
+@dataclass(eq=False, kw_only=True)
+class _Known:
+    adapter: AdapterKey
+    tokens: list[int] = field(default_factory=list)
+    prompt_length: int = 0
+    """How many of the tokens were the prompt; the others were written by the model."""
+
+
+@dataclass(eq=False, kw_only=True)
+class CachedSequence(_Known):
     """One sequence in the cells. Whoever computes into it appends to ``tokens``."""
 
     number: int
-    adapter: AdapterKey
-    tokens: list[int] = field(default_factory=list)
 
 
-@dataclass(eq=False)
-class _Parked:
-    adapter: AdapterKey
-    tokens: list[int]
+@dataclass(eq=False, kw_only=True)
+class _Parked(_Known):
     state: State
 
 
-_Known = TypeVar("_Known", CachedSequence, _Parked)
+_Either = TypeVar("_Either", CachedSequence, _Parked)
 
 
 class PrefixCache:
@@ -64,14 +69,22 @@ class PrefixCache:
         self._live: list[CachedSequence] = []
         self._parked: list[_Parked] = []  # from the one used longest ago to the last
 
-    def claim(self, prompt: Sequence[int], adapter: AdapterKey) -> CachedSequence:
+    def claim(
+        self, prompt: Sequence[int], cuts: Sequence[int], adapter: AdapterKey
+    ) -> CachedSequence:
         """The only sequence in the cells, with as much of ``prompt`` as is known.
 
         The last token is always left to compute, as its logits are needed.
         """
-        limit = len(prompt) - 1
-        live, live_shared = self._best(self._live, prompt[:limit], adapter)
-        parked, parked_shared = self._best(self._parked, prompt[:limit], adapter)
+        sequence = self._claim(prompt, cuts, adapter)
+        sequence.prompt_length = len(prompt)
+        return sequence
+
+    def _claim(
+        self, prompt: Sequence[int], cuts: Sequence[int], adapter: AdapterKey
+    ) -> CachedSequence:
+        live, live_shared = self._best(self._live, prompt, cuts, adapter)
+        parked, parked_shared = self._best(self._parked, prompt, cuts, adapter)
         if parked is not None and parked_shared >= live_shared + WORTH_RESTORING:
             self._park_live()
             return self._fetch(parked, parked_shared)
@@ -88,6 +101,7 @@ class PrefixCache:
         sequence = self._new(source.adapter)
         self._context.copy(source.number, sequence.number, len(source.tokens))
         sequence.tokens = source.tokens.copy()
+        sequence.prompt_length = source.prompt_length
         return sequence
 
     def truncate(self, sequence: CachedSequence) -> None:
@@ -104,14 +118,18 @@ class PrefixCache:
     # --- inside ----------------------------------------------------------------------------
 
     def _best(
-        self, known: Sequence[_Known], prompt: Sequence[int], adapter: AdapterKey
-    ) -> tuple[_Known | None, int]:
-        best: _Known | None = None
+        self,
+        known: Sequence[_Either],
+        prompt: Sequence[int],
+        cuts: Sequence[int],
+        adapter: AdapterKey,
+    ) -> tuple[_Either | None, int]:
+        best: _Either | None = None
         most = 0
         for sequence in known:
             if sequence.adapter != adapter:
                 continue
-            shared = _shared_length(sequence.tokens, prompt)
+            shared = _reusable(sequence, prompt, cuts)
             is_usable = self._can_forget or shared == len(sequence.tokens)
             if is_usable and shared > most:
                 best, most = sequence, shared
@@ -120,7 +138,7 @@ class PrefixCache:
     def _new(self, adapter: AdapterKey) -> CachedSequence:
         taken = {sequence.number for sequence in self._live}
         number = next(number for number in range(self._count) if number not in taken)
-        sequence = CachedSequence(number, adapter)
+        sequence = CachedSequence(number=number, adapter=adapter)
         self._live.append(sequence)
         return sequence
 
@@ -163,9 +181,27 @@ class PrefixCache:
             for other in self._parked
             if other.adapter != sequence.adapter or other.tokens != tokens[: len(other.tokens)]
         ]
-        self._parked.append(_Parked(sequence.adapter, tokens, state))
+        self._parked.append(
+            _Parked(
+                adapter=sequence.adapter,
+                tokens=tokens,
+                prompt_length=sequence.prompt_length,
+                state=state,
+            )
+        )
         while sum(len(other.state) for other in self._parked) > self._parked_bytes:
             del self._parked[0]
+
+
+def _reusable(known: _Known, prompt: Sequence[int], cuts: Sequence[int]) -> int:
+    """How much of ``known`` a prompt may take over."""
+    limit = len(prompt) - 1
+    shared = min(_shared_length(known.tokens, prompt), limit)
+    goes_on = shared >= known.prompt_length
+    is_asked_again = shared == limit == known.prompt_length - 1
+    if goes_on or is_asked_again:
+        return shared
+    return max((cut for cut in cuts if cut <= shared), default=0)
 
 
 def _shared_length(known: Sequence[int], prompt: Sequence[int]) -> int:

@@ -241,6 +241,8 @@ class LearningService(QObject):
 
     def remove_version(self, version_id: str) -> None:
         self._models.remove(version_id)
+        if self._offered is not None and self._offered.version_id == version_id:
+            self._end_offer()
         self.versions_changed.emit()
 
     def dismiss_offer(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QEvent, QSize
+from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 
 from desktop_app.services.feedback_service import Collected, FeedbackService
 from desktop_app.ui.controls import Card, TextLabel, restyle
-from desktop_app.ui.theme import ICON_SIZE, Theme
+from desktop_app.ui.theme import Theme
 
 _KINDS = ("liked", "disliked", "comparisons", "corrections")
 _ICONS = {
@@ -53,7 +53,7 @@ class Counter(QWidget):
 
     def _redraw(self) -> None:
         icon = self._theme.icon(self._icon_name, self._theme.tokens.text_muted)
-        self._icon.setPixmap(icon.pixmap(QSize(ICON_SIZE, ICON_SIZE), self.devicePixelRatio()))
+        self._icon.setPixmap(icon.pixmap(self._theme.icon_size, self.devicePixelRatio()))
 
 
 class EnoughBar(QWidget):
@@ -61,7 +61,7 @@ class EnoughBar(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._name = TextLabel("body", wrap=False)
+        self._name = TextLabel("body")
         self.amount = TextLabel("small", wrap=False)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)

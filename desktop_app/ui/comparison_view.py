@@ -109,6 +109,8 @@ class ComparisonView(RowWidget):
             row.addWidget(button)
         row.addStretch(1)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        for side in self.sides:
+            side.view.height_changed.connect(self.height_changed)
         for side, chooser in zip(
             self.sides, (self._choose_first, self._choose_second), strict=False
         ):

@@ -19,7 +19,7 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QVBoxLayout, QWidget
 
-from desktop_app.ui.controls import IconButton, TextLabel, restyle
+from desktop_app.ui.controls import IconButton, restyle
 from desktop_app.ui.theme import Theme
 
 MOST_LINES: Final = 8
@@ -118,6 +118,7 @@ class Composer(QWidget):
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._theme = theme
         self._is_busy = False
         self._is_ready = True
         self._conversation = ""
@@ -130,13 +131,11 @@ class Composer(QWidget):
         self.compare.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.send = IconButton(theme, "send", colour="accent_text")
         self.send.setObjectName("send")
-        self.send.setFixedSize(QSize(32, 32))
-        self._status = TextLabel("small", wrap=False)
 
         buttons = QHBoxLayout()
         buttons.setSpacing(8)
         buttons.addWidget(self.compare)
-        buttons.addWidget(self._status, 1)
+        buttons.addStretch(1)
         buttons.addWidget(self.send)
         column = QVBoxLayout(self._box)
         column.setContentsMargins(12, 8, 8, 8)
@@ -153,6 +152,8 @@ class Composer(QWidget):
         self.field.textChanged.connect(self._update_send)
         self.compare.toggled.connect(self._retranslate)
         self.send.clicked.connect(self._send_or_stop)
+        theme.changed.connect(self._fit_send)
+        self._fit_send()
         self._retranslate()
         self._update_send()
 
@@ -191,8 +192,6 @@ class Composer(QWidget):
     def set_busy(self, busy: bool) -> None:
         """A completion is being written: Stop instead of Send; typing goes on."""
         self._is_busy = busy
-        if not busy:
-            self.set_status("")
         self._retranslate()
         self._update_send()
 
@@ -200,10 +199,6 @@ class Composer(QWidget):
         """Whether there is a model to send to."""
         self._is_ready = ready
         self._update_send()
-
-    def set_status(self, text: str) -> None:
-        """A few words beside the buttons."""
-        self._status.setText(text)
 
     def changeEvent(self, event: QEvent) -> None:
         if event.type() == QEvent.Type.LanguageChange:
@@ -223,6 +218,9 @@ class Composer(QWidget):
 
     def _can_send(self) -> bool:
         return self._is_ready and not self._is_busy and bool(self.text().strip())
+
+    def _fit_send(self) -> None:
+        self.send.setFixedSize(self._theme.icon_size + QSize(12, 12))
 
     def _update_send(self) -> None:
         can_press = self._is_busy or self._can_send()

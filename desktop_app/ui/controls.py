@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from desktop_app.ui.theme import ICON_SIZE, Theme
+from desktop_app.ui.theme import Theme
 
 TextRole = Literal["body", "muted", "small", "strong", "heading", "title", "number"]
 ButtonKind = Literal["primary", "plain", "quiet", "danger"]
@@ -107,7 +107,6 @@ class IconButton(QToolButton):
         self._theme = theme
         self._icon_name = icon
         self._colour = colour
-        self.setIconSize(QSize(ICON_SIZE, ICON_SIZE))
         self.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # a click leaves the cursor where it is
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         theme.changed.connect(self._redraw)
@@ -125,6 +124,7 @@ class IconButton(QToolButton):
 
     def _redraw(self) -> None:
         colour = getattr(self._theme.tokens, self._colour)
+        self.setIconSize(self._theme.icon_size)
         self.setIcon(self._theme.icon(self._icon_name, colour))
 
 

@@ -6,7 +6,7 @@ title or messages hold the words, with a line of what was found.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Final
 
@@ -38,7 +38,7 @@ from PySide6.QtWidgets import (
 
 from desktop_app.services.chat_service import ChatService
 from desktop_app.ui.controls import TextLabel
-from desktop_app.ui.theme import ICON_SIZE, Theme
+from desktop_app.ui.theme import Theme
 
 SEARCH_DELAY_MS: Final = 150
 ID_ROLE: Final = Qt.ItemDataRole.UserRole
@@ -101,6 +101,8 @@ class ConversationModel(QAbstractListModel):
         row = self._rows[index.row()]
         if not title or title == row.title:
             return False
+        self._rows[index.row()] = replace(row, title=title)
+        self.dataChanged.emit(index, index)
         self.renamed.emit(row.id, title)
         return True
 
@@ -222,7 +224,6 @@ class ConversationList(QWidget):
         self.new_button.setObjectName("newConversation")
         self.new_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.new_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.new_button.setIconSize(QSize(ICON_SIZE, ICON_SIZE))
         self.search = QLineEdit()
         self.search.setClearButtonEnabled(True)
         self._search_icon = self.search.addAction(
@@ -387,6 +388,7 @@ class ConversationList(QWidget):
         menu.popup(self.view.viewport().mapToGlobal(place))
 
     def _redraw(self) -> None:
+        self.new_button.setIconSize(self._theme.icon_size)
         self.new_button.setIcon(self._theme.icon("plus"))
         self._search_icon.setIcon(self._theme.icon("search", self._theme.tokens.text_muted))
         self.view.scheduleDelayedItemsLayout()

@@ -153,9 +153,7 @@ class ConversationView(QWidget):
                 row.refresh(message, is_last=message_id == self._last_id)
             elif isinstance(row, CompletionCard):
                 row.refresh(message)
-            else:
-                continue
-            self.list.row_changed(message_id)
+        self.list.row_changed(*self._messages)
 
     def _key_of(self, message_id: str) -> str:
         if self._pending is not None and message_id in self._pending.message_ids:

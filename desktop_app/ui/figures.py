@@ -27,13 +27,17 @@ class Figure:
 # Metric names (any of them), unit, label.
 _TABLE: Final[Sequence[tuple[Sequence[str], Unit, str]]] = (
     (
-        ("preference_accuracy", "held_out_accuracy", "accuracy"),
+        ("reward_accuracy", "accuracy"),
         "percent",
         str(QT_TRANSLATE_NOOP("Figures", "Agrees with your choices")),
     ),
-    (("win_rate",), "percent", str(QT_TRANSLATE_NOOP("Figures", "Better than before"))),
+    (
+        ("win_rate",),
+        "percent",
+        str(QT_TRANSLATE_NOOP("Figures", "Nearer to your taste")),
+    ),
     (("length_ratio",), "times", str(QT_TRANSLATE_NOOP("Figures", "Length of answers"))),
-    (("kl",), "nats", str(QT_TRANSLATE_NOOP("Figures", "Distance from before"))),
+    (("kl_to_base", "kl"), "nats", str(QT_TRANSLATE_NOOP("Figures", "Distance from the base"))),
     (("loss_ratio",), "times", str(QT_TRANSLATE_NOOP("Figures", "Loss on unseen text"))),
     (("distinct_ratio",), "times", str(QT_TRANSLATE_NOOP("Figures", "Variety of words"))),
 )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtCore import QEvent, QRectF, Qt, Signal
+from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QVBoxLayout, QWidget
 
 from desktop_app.services.chat_service import EngineState
 from desktop_app.ui.controls import Button, ElidedLabel, IconButton, TextLabel, restyle
 from desktop_app.ui.theme import Theme
 
-ROOM_FOR_BADGE: Final = 620
-"""Narrower than this, the privacy badge is its icon alone."""
+ROOM_FOR_WORDS: Final = (620, 480, 380)
+"""Narrower than these, the words of the badge, of the panel's button, and the badge go."""
 NEARLY_FULL: Final = 0.85
 
 
@@ -24,8 +24,8 @@ class ContextMeter(QWidget):
         super().__init__(parent)
         self._theme = theme
         self._used = self._total = self._dropped = 0
-        self.setFixedSize(QSize(88, 24))
-        theme.changed.connect(self.update)
+        theme.changed.connect(self._fit)
+        self._fit()
         self.set_context(0, 0, 0)
 
     def set_context(self, used: int, total: int, dropped: int) -> None:
@@ -63,6 +63,11 @@ class ContextMeter(QWidget):
         if share > 0:
             painter.drawRoundedRect(bar, 2, 2)
 
+    def _fit(self) -> None:
+        metrics = QFontMetrics(self._theme.font(self._theme.tokens.font_small))
+        self.setFixedSize(metrics.horizontalAdvance("88.8k / 88.8k"), metrics.height() + 9)
+        self.update()
+
     def _retranslate(self) -> None:
         text = self.tr("The model sees {0} of at most {1} tokens of this conversation.").format(
             f"{self._used:,}", f"{self._total:,}"
@@ -86,7 +91,6 @@ class PrivacyBadge(QFrame):
         row = QHBoxLayout(self)
         row.setContentsMargins(8, 2, 8, 2)
         row.setSpacing(4)
-        self.setFixedHeight(24)
         row.addWidget(self._icon)
         row.addWidget(self.words)
         theme.changed.connect(self._redraw)
@@ -100,7 +104,8 @@ class PrivacyBadge(QFrame):
 
     def _redraw(self) -> None:
         icon = self._theme.icon("lock", self._theme.tokens.text_muted)
-        self._icon.setPixmap(icon.pixmap(QSize(16, 16), self.devicePixelRatio()))
+        size = self._theme.icon_size * 0.8
+        self._icon.setPixmap(icon.pixmap(size, self.devicePixelRatio()))
 
     def _retranslate(self) -> None:
         text = self.tr("On this computer only")
@@ -124,6 +129,7 @@ class ModelStatus(QWidget):
         super().__init__(parent)
         self._state = EngineState("starting")
         self._version = ""
+        self._is_narrow = False
         self._words = ElidedLabel("small")
         self.restart = Button("quiet")
         self.restart.hide()
@@ -137,8 +143,12 @@ class ModelStatus(QWidget):
 
     def set_state(self, state: EngineState) -> None:
         self._state = state
-        self.restart.setVisible(state.status == "failed")
         self._retranslate()
+
+    def set_narrow(self, narrow: bool) -> None:
+        """No room for the button; the notice has one, too."""
+        self._is_narrow = narrow
+        self.restart.setVisible(self._state.status == "failed" and not narrow)
 
     def set_version(self, name: str) -> None:
         """The name of the active model version."""
@@ -168,6 +178,7 @@ class ModelStatus(QWidget):
         self._words.setProperty("tone", tone)
         restyle(self._words)
         self.restart.setText(self.tr("Restart model"))
+        self.set_narrow(self._is_narrow)
 
 
 class Header(QFrame):
@@ -185,6 +196,7 @@ class Header(QFrame):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("header")
+        self._theme = theme
         self._title_text = ""
         self.sidebar_button = IconButton(theme, "sidebar")
         self.title = ElidedLabel("heading")
@@ -211,14 +223,15 @@ class Header(QFrame):
         row.addWidget(self.sidebar_button)
         row.addLayout(texts, 1)
         row.addWidget(self.more)
-        row.addWidget(self.meter)
-        row.addWidget(self.badge)
+        row.addWidget(self.meter, 0, Qt.AlignmentFlag.AlignVCenter)
+        row.addWidget(self.badge, 0, Qt.AlignmentFlag.AlignVCenter)
         row.addWidget(self.panel_button)
 
         self.sidebar_button.clicked.connect(self.sidebar_toggled)
         self.panel_button.clicked.connect(self.panel_toggled)
         self._rename.triggered.connect(self.rename_requested)
         self._delete.triggered.connect(self.delete_requested)
+        theme.changed.connect(self._make_room)
         self._retranslate()
 
     def set_title(self, title: str) -> None:
@@ -227,12 +240,24 @@ class Header(QFrame):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        self.badge.words.setVisible(self.width() >= ROOM_FOR_BADGE)
+        self._make_room()
 
     def changeEvent(self, event: QEvent) -> None:
         if event.type() == QEvent.Type.LanguageChange:
             self._retranslate()
         super().changeEvent(event)
+
+    def _make_room(self) -> None:
+        badge_words, button_words, badge = (
+            self.width() >= width * self._theme.font_scale for width in ROOM_FOR_WORDS
+        )
+        self.badge.words.setVisible(badge_words)
+        self.badge.setVisible(badge)
+        style = Qt.ToolButtonStyle
+        self.panel_button.setToolButtonStyle(
+            style.ToolButtonTextBesideIcon if button_words else style.ToolButtonIconOnly
+        )
+        self.status.set_narrow(not button_words)
 
     def _retranslate(self) -> None:
         self.set_title(self._title_text)

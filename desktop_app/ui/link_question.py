@@ -4,51 +4,44 @@ from __future__ import annotations
 
 from typing import Final
 
-from PySide6.QtCore import QCoreApplication, Qt, QUrl
+from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import QMessageBox, QWidget
 
 LONGEST_ADDRESS: Final = 300
 
 
-def ask_to_open(parent: QWidget, url: QUrl) -> QMessageBox:
-    """Show the whole host and ask; the link opens only when the person says so.
+class LinkQuestion(QMessageBox):
+    """Shows the whole host and asks; the link opens only when the person says so.
 
     The host is shown as the network knows it (punycode), so that look-alike letters show.
     """
-    coded = QUrl.ComponentFormattingOption.FullyEncoded
-    if url.scheme().lower() == "mailto":
-        place = url.path(coded)
-    else:
-        place = url.host(coded)
-    address = bytes(url.toEncoded().data()).decode("ascii", "replace")
-    if len(address) > LONGEST_ADDRESS:
-        address = address[:LONGEST_ADDRESS] + "…"
 
-    box = QMessageBox(parent.window())
-    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-    box.setTextFormat(Qt.TextFormat.PlainText)
-    box.setIcon(QMessageBox.Icon.Question)
-    box.setWindowTitle(_tr("Open this link?"))
-    box.setText(_tr("This link leads to {place}.").format(place=place))
-    # The informative text of a message box has no format of its own: "<" would be HTML.
-    box.setInformativeText(address.replace("<", "%3C"))
-    open_button = box.addButton(_tr("Open in the browser"), QMessageBox.ButtonRole.AcceptRole)
-    copy_button = box.addButton(_tr("Copy the address"), QMessageBox.ButtonRole.ActionRole)
-    cancel_button = box.addButton(QMessageBox.StandardButton.Cancel)
-    box.setDefaultButton(cancel_button)
-    box.setEscapeButton(cancel_button)
+    def __init__(self, url: QUrl, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._url = url
+        coded = QUrl.ComponentFormattingOption.FullyEncoded
+        place = url.path(coded) if url.scheme().lower() == "mailto" else url.host(coded)
+        address = bytes(url.toEncoded().data()).decode("ascii", "replace")
+        if len(address) > LONGEST_ADDRESS:
+            address = address[:LONGEST_ADDRESS] + "…"
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setIcon(QMessageBox.Icon.Question)
+        self.setWindowTitle(self.tr("Open this link?"))
+        self.setText(self.tr("This link leads to {0}.").format(place))
+        # The informative text of a message box has no format of its own: "<" would be HTML.
+        self.setInformativeText(address.replace("<", "%3C"))
+        role = QMessageBox.ButtonRole
+        self._open = self.addButton(self.tr("Open in the browser"), role.AcceptRole)
+        self._copy = self.addButton(self.tr("Copy the address"), role.ActionRole)
+        cancel = self.addButton(self.tr("Cancel"), role.RejectRole)
+        self.setDefaultButton(cancel)
+        self.setEscapeButton(cancel)
+        self.finished.connect(self._act)
 
-    def answer() -> None:
-        if box.clickedButton() is open_button:
-            QDesktopServices.openUrl(url)
-        elif box.clickedButton() is copy_button:
-            QGuiApplication.clipboard().setText(url.toString())
-
-    box.finished.connect(answer)
-    box.open()
-    return box
-
-
-def _tr(text: str) -> str:
-    return QCoreApplication.translate("LinkQuestion", text)
+    def _act(self) -> None:
+        if self.clickedButton() is self._open:
+            QDesktopServices.openUrl(self._url)
+        elif self.clickedButton() is self._copy:
+            QGuiApplication.clipboard().setText(self._url.toString())

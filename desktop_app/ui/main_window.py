@@ -35,6 +35,7 @@ from desktop_app.ui.header import Header
 from desktop_app.ui.language import Language
 from desktop_app.ui.learning_panel import LearningPanel
 from desktop_app.ui.notices import Action, NoticeArea
+from desktop_app.ui.sentences import in_our_language
 from desktop_app.ui.settings_dialog import SettingsDialog
 from desktop_app.ui.shortcuts import Shortcuts
 from desktop_app.ui.theme import MAX_SCALE, MIN_SCALE, Theme
@@ -88,6 +89,7 @@ class MainWindow(QMainWindow):
         application = QApplication.instance()
         if isinstance(application, QApplication):
             theme.install(application)
+        self.setWindowIcon(theme.app_icon())
         self._build()
         self._connect()
         self._restore()
@@ -108,7 +110,7 @@ class MainWindow(QMainWindow):
         self.composer.setFocus()
 
     def search(self) -> None:
-        self._set_sidebar(True)
+        self.show_sidebar(True)
         self.conversations.search.setFocus()
         self.conversations.search.selectAll()
 
@@ -134,10 +136,10 @@ class MainWindow(QMainWindow):
         self._feedback.undo()
 
     def toggle_panel(self) -> None:
-        self._set_panel(self.panel.isHidden())
+        self.show_panel(self.panel.isHidden())
 
     def toggle_sidebar(self) -> None:
-        self._set_sidebar(self.sidebar.isHidden())
+        self.show_sidebar(self.sidebar.isHidden())
 
     def zoom(self, steps: int) -> None:
         """Larger (+1) or smaller (-1) text; 0 is the system's size again."""
@@ -152,12 +154,13 @@ class MainWindow(QMainWindow):
             self._settings_dialog = dialog
         self._settings_dialog.show_settings(self._settings)
         self._settings_dialog.show()
-        self._settings_dialog.raise_()
         self._settings_dialog.activateWindow()
 
     def show_problem(self, message: str, hint: str = "") -> None:
         """Also the last stop of an exception nobody expected."""
-        self.notices.show_notice("problem", message, hint, kind="problem")
+        self.notices.show_notice(
+            "problem", in_our_language(message), in_our_language(hint), kind="problem"
+        )
 
     # --- Qt ---
 
@@ -263,6 +266,7 @@ class MainWindow(QMainWindow):
         line = QFontMetrics(self._theme.font()).averageCharWidth() * CHARACTERS
         code = QFontMetrics(self._theme.monospace_font()).horizontalAdvance(CODE_WIDTH)
         self._foot.setMaximumWidth(max(line, code) + COMPOSER_PADDING)
+        self._make_room()
 
     def _connect(self) -> None:
         chat, feedback, learning = self._chat, self._feedback, self._learning
@@ -271,8 +275,6 @@ class MainWindow(QMainWindow):
         chat.busy_changed.connect(self._on_busy)
         chat.engine_changed.connect(self._on_engine)
         chat.context_changed.connect(self.header.meter.set_context)
-        chat.prompt_progress.connect(self._on_prompt_progress)
-        chat.text_appended.connect(self._on_first_text)
         chat.problem.connect(self.show_problem)
         feedback.undo_changed.connect(self._on_feedback)
         learning.problem.connect(self.show_problem)
@@ -317,22 +319,12 @@ class MainWindow(QMainWindow):
             self.notices.show_notice(
                 "engine",
                 self.tr("The model is not running."),
-                state.message,
+                in_our_language(state.message),
                 kind="problem",
                 actions=[Action(self.tr("Restart model"), self._restart_model)],
             )
         elif state.status == "ready":
             self.notices.dismiss("engine")
-
-    def _on_prompt_progress(self, done: int, total: int) -> None:
-        if done < total:
-            percent = round(100 * done / total)
-            self.composer.set_status(self.tr("Reading the conversation… {0} %").format(percent))
-        else:
-            self.composer.set_status(self.tr("Thinking…"))
-
-    def _on_first_text(self, _message_id: str, _text: str) -> None:
-        self.composer.set_status("")
 
     def _on_feedback(self, offer: UndoOffer | None) -> None:
         if offer is None:
@@ -349,7 +341,7 @@ class MainWindow(QMainWindow):
         self.notices.show_notice("feedback", sentences[offer.kind], actions=[undo], seconds=5.0)
 
     def _on_run_ended(self, _result: object) -> None:
-        self._set_panel(True)
+        self.show_panel(True)
 
     def _offer_to_resume(self) -> None:
         if self._learning.resumable() is not None:
@@ -362,7 +354,7 @@ class MainWindow(QMainWindow):
 
     def _show_learning(self) -> None:
         self.panel.tabs.setCurrentIndex(0)
-        self._set_panel(True)
+        self.show_panel(True)
 
     def _on_deleted(self, conversation_id: str, title: str) -> None:
         undo = Action(self.tr("Undo"), lambda: self._chat.restore_conversation(conversation_id))
@@ -394,7 +386,7 @@ class MainWindow(QMainWindow):
         self._chat.restart_engine()
 
     def _rename_open(self) -> None:
-        self._set_sidebar(True)
+        self.show_sidebar(True)
         self.conversations.search.clear()
         self.conversations.refresh()
         self.conversations.rename(self._chat.current_conversation)
@@ -428,8 +420,8 @@ class MainWindow(QMainWindow):
         if len(state.sizes) == self.splitter.count() and all(state.sizes):
             self.splitter.setSizes(state.sizes)
         self.composer.restore_drafts(state.drafts)
-        self._set_sidebar(state.sidebar_open)
-        self._set_panel(state.panel_open)
+        self.show_sidebar(state.sidebar_open)
+        self.show_panel(state.panel_open)
 
     def _save_state(self) -> None:
         geometry = bytes(self.saveGeometry().toBase64().data()).decode("ascii")
@@ -443,12 +435,12 @@ class MainWindow(QMainWindow):
         )
         save_window_state(self._profile.root, state)
 
-    def _set_panel(self, is_open: bool) -> None:
+    def show_panel(self, is_open: bool) -> None:
         self.panel.setVisible(is_open)
         self.header.panel_button.setChecked(is_open)
         self._make_room()
 
-    def _set_sidebar(self, is_open: bool) -> None:
+    def show_sidebar(self, is_open: bool) -> None:
         self._sidebar_wanted = is_open
         if is_open and not self._fits_all():
             self.panel.hide()
@@ -462,7 +454,7 @@ class MainWindow(QMainWindow):
 
     def _fits_all(self) -> bool:
         needed = SIDEBAR_WIDTH + CENTRE_WIDTH + PANEL_WIDTH
-        return self.width() >= needed
+        return self.width() >= needed * self._theme.font_scale
 
     def _retranslate(self) -> None:
         self._show_title()

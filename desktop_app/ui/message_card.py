@@ -205,6 +205,7 @@ class CompletionCard(RowWidget):
         self._compare.clicked.connect(self._compare_two)
         self._siblings.stepped.connect(self._show_sibling)
         self.corrected.clicked.connect(self.begin_correction)
+        self.view.height_changed.connect(self.height_changed)
         self.view.set_markdown(message.content, is_complete=message.state != "partial")
         self._retranslate()
         self.refresh(message)

@@ -12,11 +12,11 @@ import math
 import time
 from typing import Final
 
-from PySide6.QtCore import QEvent, QMimeData, QPointF, QRectF, QSize, Qt, QTimer, QUrl
+from PySide6.QtCore import QEvent, QMimeData, QRectF, QSize, Qt, QTimer, QUrl, Signal
 from PySide6.QtGui import (
     QColor,
     QContextMenuEvent,
-    QFontMetricsF,
+    QFocusEvent,
     QGuiApplication,
     QKeyEvent,
     QKeySequence,
@@ -24,8 +24,6 @@ from PySide6.QtGui import (
     QPaintEvent,
     QPalette,
     QPen,
-    QTextBlock,
-    QTextBlockFormat,
     QTextCursor,
     QTextDocument,
     QTextOption,
@@ -34,27 +32,28 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QFrame, QTextBrowser, QToolButton, QWidget
 
 from desktop_app.ui.code_highlighter import CodeHighlighter
-from desktop_app.ui.link_question import ask_to_open
+from desktop_app.ui.link_question import LinkQuestion
 from desktop_app.ui.markdown_document import (
-    BULLET,
     CODE_HEADER,
     CODE_ID,
-    CODE_LANGUAGE,
-    CODE_PADDING,
     INDENT,
-    QUOTE_BARS,
-    RULE,
-    TASK,
     TextStyle,
     is_safe_link,
 )
 from desktop_app.ui.markdown_parser import BREAK
+from desktop_app.ui.message_decorations import is_code_line, paint_decorations
 from desktop_app.ui.streaming_document import StreamingDocument
 from desktop_app.ui.theme import Theme
 
 _REST_FACTOR: Final = 3
 """Drawing may take a quarter of the time, whatever a message looks like."""
 _COPIED_MS: Final = 1_500
+KEYBOARD_REASONS: Final = (
+    Qt.FocusReason.TabFocusReason,
+    Qt.FocusReason.BacktabFocusReason,
+    Qt.FocusReason.ShortcutFocusReason,
+)
+"""Somebody who uses the keyboard wants to see where it goes."""
 _CARET_KEYS: Final = (
     Qt.Key.Key_Left,
     Qt.Key.Key_Right,
@@ -70,7 +69,12 @@ class MessageView(QTextBrowser):
 
     Attributes:
         raw: the text as it was written, which copying gives.
+
+    Signals:
+        height_changed: drawing has changed the height.
     """
+
+    height_changed = Signal()
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -82,6 +86,7 @@ class MessageView(QTextBrowser):
         self._resting_until = 0.0
         self._width = 0
         self._shrinks = False
+        self._shows_focus = False
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.timeout.connect(self._show_unseen)
@@ -210,9 +215,18 @@ class MessageView(QTextBrowser):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self.viewport())
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        self._paint_decorations(painter, QRectF(event.rect()))
+        first = self.cursorForPosition(event.rect().topLeft()).block()
+        paint_decorations(painter, self.document(), first, QRectF(event.rect()), self._theme)
+        if self._shows_focus and self.hasFocus():
+            painter.setPen(QPen(QColor(self._theme.tokens.focus), 2))
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.drawRoundedRect(QRectF(self.viewport().rect()).adjusted(1, 1, -1, -1), 4, 4)
         painter.end()
         super().paintEvent(event)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        self._shows_focus = event.reason() in KEYBOARD_REASONS
+        super().focusInEvent(event)
 
     # --- drawing ---
 
@@ -233,7 +247,9 @@ class MessageView(QTextBrowser):
         if self._streaming.code_blocks and self._highlighter is None:
             self._highlighter = CodeHighlighter(self.document(), is_dark=self._theme.is_dark)
         if self._width:
-            self.fit(self._width, shrink=self._shrinks)
+            height = self.height()
+            if self.fit(self._width, shrink=self._shrinks) != height:
+                self.height_changed.emit()
 
     def _selection(self) -> tuple[int, int] | None:
         """Anchor and position where a selection reaches into what will be drawn again."""
@@ -281,116 +297,6 @@ class MessageView(QTextBrowser):
             border=QColor(tokens.border),
             header_background=QColor(tokens.code_background),
         )
-
-    def _paint_decorations(self, painter: QPainter, exposed: QRectF) -> None:
-        """Panels behind code, bars beside quotations, rules: only what is exposed."""
-        tokens = self._theme.tokens
-        block = self._block_at(exposed.top())
-        while block.isValid():
-            rect = self.document().documentLayout().blockBoundingRect(block)
-            if rect.top() - CODE_HEADER - CODE_PADDING > exposed.bottom():
-                break
-            block_format = block.blockFormat()
-            if block_format.hasProperty(CODE_ID):
-                block = self._paint_code(painter, block, exposed)
-                continue
-            if block_format.hasProperty(QUOTE_BARS):
-                self._paint_bars(painter, block, rect)
-            if block_format.hasProperty(RULE):
-                y = rect.center().y()
-                painter.setPen(QColor(tokens.border))
-                painter.drawLine(QPointF(0, y), QPointF(self._right_edge(), y))
-            if block_format.hasProperty(BULLET):
-                self._paint_marker(painter, block)
-            block = block.next()
-
-    def _block_at(self, y: float) -> QTextBlock:
-        """A block a little above ``y``."""
-        block = self.cursorForPosition(QPointF(0, y).toPoint()).block()
-        for _ in range(3):
-            if block.previous().isValid():
-                block = block.previous()
-        return block
-
-    def _paint_code(self, painter: QPainter, block: QTextBlock, exposed: QRectF) -> QTextBlock:
-        """Paint the panel of the code block that ``block`` belongs to; returns what follows."""
-        layout = self.document().documentLayout()
-        code_id = block.blockFormat().intProperty(CODE_ID)
-        left = _left_of(block.blockFormat()) - CODE_PADDING
-        is_first = not _is_code(block.previous(), code_id)
-        top = layout.blockBoundingRect(block).top() - CODE_HEADER
-        if not is_first:
-            top -= 10 * CODE_HEADER  # begins somewhere above what is exposed
-        last = block
-        while _is_code(last.next(), code_id):
-            last = last.next()
-            if layout.blockBoundingRect(last).top() > exposed.bottom() + 10 * CODE_HEADER:
-                break
-        bottom = layout.blockBoundingRect(last).bottom() + CODE_PADDING
-        panel = QRectF(left, top, self._right_edge() - left, bottom - top)
-        painter.setPen(QColor(self._theme.tokens.border))
-        painter.setBrush(QColor(self._theme.tokens.code_background))
-        panel.adjust(0.5, 0.5, -0.5, -0.5)
-        painter.drawRoundedRect(
-            panel, self._theme.tokens.radius_small, self._theme.tokens.radius_small
-        )
-        if is_first:
-            font = self._theme.font(self._theme.tokens.font_small)
-            painter.setFont(font)
-            painter.setPen(QColor(self._theme.tokens.text_muted))
-            label = QRectF(panel.left() + CODE_PADDING, panel.top(), panel.width(), CODE_HEADER)
-            language = str(block.blockFormat().property(CODE_LANGUAGE) or "")
-            painter.drawText(label, Qt.AlignmentFlag.AlignVCenter, language)
-        return last.next()
-
-    def _paint_bars(self, painter: QPainter, block: QTextBlock, rect: QRectF) -> None:
-        following = block.next()
-        bars = block.blockFormat().property(QUOTE_BARS)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(self._theme.tokens.border))
-        next_bars = following.blockFormat().property(QUOTE_BARS) or []
-        layout = self.document().documentLayout()
-        for x in bars:
-            bottom = rect.bottom()
-            if x in next_bars:  # one line through all blocks of the quotation
-                bottom = layout.blockBoundingRect(following).top()
-            painter.drawRoundedRect(QRectF(x, rect.top(), 3, bottom - rect.top()), 1.5, 1.5)
-
-    def _paint_marker(self, painter: QPainter, block: QTextBlock) -> None:
-        """The bullet of a list item, or the box of a task."""
-        block_format = block.blockFormat()
-        rect = self.document().documentLayout().blockBoundingRect(block)
-        line = block.layout().lineAt(0)
-        font = QFontMetricsF(self.font())
-        middle = rect.top() + line.y() + line.ascent() - font.xHeight() / 2
-        centre = QPointF(_left_of(block_format) - INDENT / 2, middle)
-        colour = QColor(self._theme.tokens.text_muted)
-        task = block_format.property(TASK)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(colour)
-        if task is not None:
-            name, colour_name = ("check", "accent") if task else ("", "text_muted")
-            edge = QColor(getattr(self._theme.tokens, colour_name))
-            box = QRectF(centre.x() - 7, centre.y() - 7, 14, 14)
-            painter.setPen(QPen(edge, 1.4))
-            painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.drawRoundedRect(box, 3, 3)
-            if name:
-                self._theme.icon(name, edge.name()).paint(painter, box.toRect())
-            return
-        size = font.xHeight() * 0.27
-        match block_format.intProperty(BULLET):
-            case 1:
-                painter.drawEllipse(centre, size, size)
-            case 2:
-                painter.setBrush(Qt.BrushStyle.NoBrush)
-                painter.setPen(QPen(colour, 1.2))
-                painter.drawEllipse(centre, size, size)
-            case _:
-                painter.drawRect(QRectF(centre.x() - size, centre.y() - size, 2 * size, 2 * size))
-
-    def _right_edge(self) -> float:
-        return float(self.viewport().width())
 
     # --- copy buttons of code ---
 
@@ -449,7 +355,7 @@ class MessageView(QTextBrowser):
         block = self.document().findBlock(position)
         code_id = block.blockFormat().intProperty(CODE_ID)
         lines = []
-        while _is_code(block, code_id):
+        while is_code_line(block, code_id):
             lines.append(block.text().replace(BREAK, ""))
             block = block.next()
         return "\n".join(lines)
@@ -458,12 +364,4 @@ class MessageView(QTextBrowser):
 
     def _ask_to_open(self, url: QUrl) -> None:
         if is_safe_link(url):
-            ask_to_open(self, url)
-
-
-def _is_code(block: QTextBlock, code_id: int) -> bool:
-    return block.isValid() and block.blockFormat().intProperty(CODE_ID) == code_id
-
-
-def _left_of(block_format: QTextBlockFormat) -> float:
-    return block_format.leftMargin() + block_format.indent() * INDENT
+            LinkQuestion(url, self.window()).open()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from PySide6.QtCore import QEvent, QSize, QTimer, Signal
+from PySide6.QtCore import QEvent, QTimer, Signal
 from PySide6.QtGui import QAccessible, QAccessibleAnnouncementEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from desktop_app.ui.controls import Button, IconButton, TextLabel, TextRole
-from desktop_app.ui.theme import ICON_SIZE, Theme
+from desktop_app.ui.theme import Theme
 
 Kind = Literal["info", "success", "problem"]
 MOST_AT_ONCE: Final = 3
@@ -107,7 +107,7 @@ class Notice(QFrame):
     def _redraw(self) -> None:
         name, colour = _ICONS[self._kind]
         icon = self._theme.icon(name, getattr(self._theme.tokens, colour))
-        self._icon.setPixmap(icon.pixmap(QSize(ICON_SIZE, ICON_SIZE), self.devicePixelRatio()))
+        self._icon.setPixmap(icon.pixmap(self._theme.icon_size, self.devicePixelRatio()))
 
     def _retranslate(self) -> None:
         self._cross.set_name(self.tr("Close this notice"))

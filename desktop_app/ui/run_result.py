@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QGridLayout, QWidget
 
 from desktop_app.ui.controls import Button, Card, TextLabel
 from desktop_app.ui.figures import figures
+from desktop_app.ui.sentences import in_our_language
 from finetune.contract.events import RunFailed
 from finetune.contract.manifest import Manifest
 
@@ -31,7 +32,7 @@ class FigureGrid(QWidget):
             if widget is not None:
                 widget.deleteLater()
         for row, figure in enumerate(figures(metrics)):
-            label, value = TextLabel("muted", wrap=False), TextLabel("strong", wrap=False)
+            label, value = TextLabel("muted"), TextLabel("strong", wrap=False)
             label.setText(figure.label)
             value.setText(figure.value)
             self._grid.addWidget(label, row, 0)
@@ -159,8 +160,9 @@ class FailureCard(Card):
         title, next_step = texts[self._failure.code]
         self.title.setText(title)
         self.next_step.setText(next_step)
-        self.detail.setText(self._failure.message)
-        self.detail.setVisible(bool(self._failure.message) and self._failure.message != title)
+        detail = in_our_language(self._failure.message)
+        self.detail.setText(detail)
+        self.detail.setVisible(bool(detail) and detail != title)
         self.close_button.setText(self.tr("Close"))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from PySide6.QtCore import QEvent, Signal
+from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 
 from desktop_app.services.learning_service import LearningService, Progress
 from desktop_app.ui.controls import Button, Card, TextLabel
 from desktop_app.ui.curve import Curve
+from desktop_app.ui.sentences import in_our_language
 from desktop_app.ui.stage_timeline import StageTimeline
 from desktop_app.ui.theme import Theme
 from finetune.contract import events
@@ -73,12 +74,13 @@ class RunView(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.step = TextLabel("small", wrap=False)
-        self.time_left = TextLabel("small", wrap=False)
+        self.time_left = TextLabel("small")
+        self.time_left.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.stop = Button("plain")
         self.curves = {name: Curve(theme) for name in CURVES}
         line = QHBoxLayout()
-        line.addWidget(self.step, 1)
-        line.addWidget(self.time_left)
+        line.addWidget(self.step)
+        line.addWidget(self.time_left, 1)
 
         self._card = card = Card()
         card.column.setSpacing(12)
@@ -186,7 +188,7 @@ class RunView(QWidget):
         if self._notes.count() < MOST_NOTES:
             self._note_texts.append(message)
             label = TextLabel("small")
-            label.setText(_shown(message))
+            label.setText(_shown(in_our_language(message)))
             self._notes.addWidget(label)
 
     def _retranslate(self) -> None:

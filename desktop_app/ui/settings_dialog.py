@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from PySide6.QtCore import QEvent, QSignalBlocker, Qt, QTimer, QUrl, Signal
-from PySide6.QtGui import QDesktopServices
+from PySide6.QtGui import QDesktopServices, QShowEvent
 from PySide6.QtWidgets import (
     QComboBox,
     QDialog,
     QDoubleSpinBox,
     QFormLayout,
+    QFrame,
     QHBoxLayout,
     QPlainTextEdit,
+    QScrollArea,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -25,6 +27,7 @@ from desktop_app.ui.controls import Button, Card, ElidedLabel, TextLabel
 from desktop_app.ui.language import LANGUAGES
 
 TYPING_PAUSE_MS: Final = 400
+WIDTH: Final = 600
 FONT_SCALES: Final = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
 COMPARE_CHOICES: Final = (0, 10, 5, 3)
 LONGEST_SYSTEM_PROMPT: Final = 4000
@@ -45,7 +48,6 @@ class SettingsDialog(QDialog):
         super().__init__(parent)
         self._settings = settings
         self._data_folder = data_folder
-        self.setMinimumWidth(520)
         self._titles = [TextLabel("heading", wrap=False) for _ in range(3)]
         self._hints: list[TextLabel] = [TextLabel("small") for _ in range(5)]
         self._labels: dict[str, TextLabel] = {}
@@ -55,7 +57,7 @@ class SettingsDialog(QDialog):
         self.font_scale = QComboBox()
         self.system_prompt = QPlainTextEdit()
         self.system_prompt.setTabChangesFocus(True)
-        self.system_prompt.setFixedHeight(96)
+        self.system_prompt.setFixedHeight(72)
         self.temperature = QDoubleSpinBox()
         self.temperature.setRange(0.0, 2.0)
         self.temperature.setSingleStep(0.1)
@@ -68,8 +70,10 @@ class SettingsDialog(QDialog):
         self.compare_every = QComboBox()
         self._fill_choices()
 
-        column = QVBoxLayout(self)
-        column.setContentsMargins(24, 20, 24, 20)
+        page = QWidget()
+        page.setObjectName("panelPage")
+        self._column = column = QVBoxLayout(page)
+        column.setContentsMargins(24, 20, 24, 8)
         column.setSpacing(12)
         column.addWidget(self._titles[0])
         column.addWidget(
@@ -91,11 +95,21 @@ class SettingsDialog(QDialog):
         column.addWidget(self._titles[2])
         column.addWidget(self._data_card())
         self.close_button = Button("primary")
+        column.addStretch(1)
+        self._scroll = QScrollArea()
+        self._scroll.setWidgetResizable(True)
+        self._scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._scroll.setWidget(page)
         buttons = QHBoxLayout()
+        buttons.setContentsMargins(24, 8, 24, 20)
         buttons.addStretch(1)
         buttons.addWidget(self.close_button)
-        column.addStretch(1)
-        column.addLayout(buttons)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self._scroll, 1)
+        outer.addLayout(buttons)
 
         self._typing = QTimer(self)
         self._typing.setSingleShot(True)
@@ -129,6 +143,16 @@ class SettingsDialog(QDialog):
         if self.system_prompt.toPlainText() != settings.system_prompt:
             self.system_prompt.setPlainText(settings.system_prompt)
         del blockers
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """As high as its contents, and not higher than the screen."""
+        column = self._column
+        column.activate()  # fonts and sizes are known only now
+        width = max(WIDTH, column.minimumSize().width())
+        wanted = column.totalHeightForWidth(width) + self.close_button.sizeHint().height() + 32
+        room = self.screen().availableGeometry().height() - 64
+        self.resize(width, min(wanted, room))
+        super().showEvent(event)
 
     def done(self, result: int) -> None:
         if self._typing.isActive():
@@ -227,7 +251,10 @@ class SettingsDialog(QDialog):
         }
         for name, text in names.items():
             self._labels[name].setText(text)
-            getattr(self, name).setAccessibleName(text)
+            field = getattr(self, name)
+            field.setAccessibleName(text)
+            if isinstance(field, QComboBox):
+                field.view().setAccessibleName(text)
         hints = (
             self.tr("What the model is told before every conversation."),
             self.tr("Low: predictable answers. High: more varied ones."),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from PySide6.QtCore import QEvent, QSize, Qt
+from PySide6.QtCore import QEvent, Qt
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from desktop_app.ui.controls import TextLabel, restyle
-from desktop_app.ui.theme import ICON_SIZE, Theme
+from desktop_app.ui.theme import Theme
 from finetune.contract.events import STAGES, Stage
 
 StageState = Literal["to_come", "at_work", "done", "left_out"]
@@ -29,7 +29,7 @@ class StageRow(QWidget):
         self._theme = theme
         self.state: StageState = "to_come"
         self._mark = QLabel()
-        self.name = TextLabel("body", wrap=False)
+        self.name = TextLabel("body")
         self.note = TextLabel("small", wrap=False)
         self.explanation = TextLabel("small")
         line = QHBoxLayout()
@@ -56,7 +56,7 @@ class StageRow(QWidget):
     def _redraw(self) -> None:
         name, colour = _LOOKS[self.state]
         icon = self._theme.icon(name, getattr(self._theme.tokens, colour))
-        self._mark.setPixmap(icon.pixmap(QSize(ICON_SIZE, ICON_SIZE), self.devicePixelRatio()))
+        self._mark.setPixmap(icon.pixmap(self._theme.icon_size, self.devicePixelRatio()))
         active = self.state == "at_work"
         self.name.setProperty("role", "strong" if active else "body")
         if self.state in ("to_come", "left_out"):

@@ -34,6 +34,7 @@ ICON_SIZE: Final = 20
 READABLE_POINTS: Final = 10.5
 """Text is at least this large at 100 %: these are pages to read, not buttons to find."""
 _ICON_RATIOS: Final = (1, 2, 3)
+_APP_ICON_SIZES: Final = (16, 24, 32, 48, 64, 128, 256)
 _DISABLED_OPACITY: Final = 0.38
 MIN_SCALE: Final = 0.7
 MAX_SCALE: Final = 2.0
@@ -173,6 +174,11 @@ class Theme(QObject):
     def appearance(self) -> Appearance:
         return self._appearance
 
+    @property
+    def icon_size(self) -> QSize:
+        """Icons grow with the text."""
+        return QSize(ICON_SIZE, ICON_SIZE) * self._font_scale
+
     def install(self, app: QApplication) -> None:
         """Give the application this look, now and after each change."""
         self._app = app
@@ -223,6 +229,14 @@ class Theme(QObject):
         if key not in self._icons:
             self._icons[key] = _draw_icon(*key)
         return self._icons[key]
+
+    def app_icon(self) -> QIcon:
+        """The application's own mark, in colour."""
+        renderer = QSvgRenderer(str(resources() / "icons" / "attune.svg"))
+        icon = QIcon()
+        for size in _APP_ICON_SIZES:
+            icon.addPixmap(_render(renderer, size))
+        return icon
 
     def stylesheet(self) -> str:
         """The application's style sheet with the tokens filled in."""
@@ -297,6 +311,16 @@ class Theme(QObject):
         )
 
 
+def _render(renderer: QSvgRenderer, size: int, opacity: float = 1.0) -> QPixmap:
+    pixmap = QPixmap(QSize(size, size))
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setOpacity(opacity)
+    renderer.render(painter, QRectF(pixmap.rect()))
+    painter.end()
+    return pixmap
+
+
 def _draw_icon(name: str, colour: str) -> QIcon:
     path = resources() / "icons" / f"{name}.svg"
     svg = path.read_text(encoding="utf-8").replace("currentColor", colour)
@@ -304,12 +328,7 @@ def _draw_icon(name: str, colour: str) -> QIcon:
     icon = QIcon()
     for mode, opacity in ((QIcon.Mode.Normal, 1.0), (QIcon.Mode.Disabled, _DISABLED_OPACITY)):
         for ratio in _ICON_RATIOS:
-            pixmap = QPixmap(QSize(ICON_SIZE, ICON_SIZE) * ratio)
-            pixmap.fill(Qt.GlobalColor.transparent)
-            painter = QPainter(pixmap)
-            painter.setOpacity(opacity)
-            renderer.render(painter, QRectF(pixmap.rect()))
-            painter.end()
+            pixmap = _render(renderer, ICON_SIZE * ratio, opacity)
             pixmap.setDevicePixelRatio(ratio)
             icon.addPixmap(pixmap, mode)
     return icon

@@ -283,6 +283,7 @@ class TrialView(QWidget):
 
     def _retranslate(self) -> None:
         self._title.setText(self.tr("Which answer is better?"))
+        self.setAccessibleName(self.tr("Which answer is better?"))
         self._about.setText(
             self.tr(
                 "One is from your current model, one from the new version. Which is which is"

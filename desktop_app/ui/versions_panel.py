@@ -85,13 +85,12 @@ class VersionCard(Card):
     def _retranslate(self) -> None:
         name = self._version.name
         self._marker.setText(self.tr("in use"))
-        origin = (
-            self.tr("Learned from “{0}”").format(self._parent_name)
-            if self._parent_name
-            else self.tr("The model Attune came with")
-        )
-        date = _day(self._version.created_at)
-        self._origin.setText(f"{origin} · {date}" if date else origin)
+        if self._parent_name:
+            origin = self.tr("Learned from “{0}”").format(self._parent_name)
+            date = _day(self._version.created_at)
+            self._origin.setText(f"{origin} · {date}" if date else origin)
+        else:  # the date of a file that came with the program says nothing
+            self._origin.setText(self.tr("The model Attune came with"))
         self.use.setText(self.tr("Use"))
         self.use.setAccessibleName(self.tr("Use {0}").format(name))
         self.compare.setText(self.tr("Compare blind"))

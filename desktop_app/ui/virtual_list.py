@@ -14,10 +14,20 @@ from itertools import accumulate
 from typing import Final
 
 from PySide6.QtCore import QEvent, QRectF, Qt, QTimer, Signal
-from PySide6.QtGui import QColor, QFontMetrics, QKeyEvent, QPainter, QPaintEvent, QPen, QResizeEvent
+from PySide6.QtGui import (
+    QColor,
+    QFocusEvent,
+    QFontMetrics,
+    QKeyEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+)
 from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QWidget
 
 from desktop_app.ui.controls import IconButton
+from desktop_app.ui.message_view import KEYBOARD_REASONS
 from desktop_app.ui.theme import Theme
 
 ROWS_AROUND: Final = 4
@@ -107,6 +117,7 @@ class VirtualList(QAbstractScrollArea):
         self._anchor: tuple[str, int] | None = None
         self._is_following = True
         self._is_adjusting = False
+        self._shows_focus = False
 
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -152,10 +163,11 @@ class VirtualList(QAbstractScrollArea):
         """The widgets that exist now."""
         return list(self._rows.values())
 
-    def row_changed(self, key: str) -> None:
-        """A row may need another height."""
-        if key in self._rows:
-            self._stale.add(key)
+    def row_changed(self, *keys: str) -> None:
+        """Rows may need another height."""
+        existing = self._rows.keys() & set(keys)
+        if existing:
+            self._stale |= existing
             self._update()
 
     def scroll_to_end(self) -> None:
@@ -195,10 +207,19 @@ class VirtualList(QAbstractScrollArea):
             self._soon.start(0)  # after the rows have heard of it
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        if self.hasFocus():
+        if self._shows_focus and self.hasFocus():
             painter = QPainter(self.viewport())
             painter.setPen(QPen(QColor(self._theme.tokens.focus), 2))
             painter.drawRect(self.viewport().rect().adjusted(1, 1, -1, -1))
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        self._shows_focus = event.reason() in KEYBOARD_REASONS
+        super().focusInEvent(event)
+        self.viewport().update()
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        super().focusOutEvent(event)
+        self.viewport().update()
 
     def focusNextPrevChild(self, next: bool) -> bool:
         """Tab goes through the rows as they are seen, not as they were made."""

@@ -21,6 +21,8 @@ from typing import Any, Final, Literal, NoReturn, Protocol
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 
 from finetune.contract.errors import InputError
@@ -135,7 +137,8 @@ def render_prompt(
 
 def encode(segments: Sequence[Segment], vocabulary: Vocabulary) -> list[int]:
     """Token ids of a rendered prompt, beginning with at most one BOS token."""
-    special = vocabulary.special_tokens
+    special = _markers(vocabulary)
+    pattern = _pattern(tuple(special))
     forgeable = _forgeable(segments, vocabulary)
     ids: list[int] = []
     run = ""
@@ -150,7 +153,7 @@ def encode(segments: Sequence[Segment], vocabulary: Vocabulary) -> list[int]:
         if not segment.is_control:
             run += segment.text
             continue
-        for piece in _cut_at(segment.text, _pattern(tuple(special))):
+        for piece in _cut_at(segment.text, pattern):
             if piece in special:
                 close_run()
                 ids.append(special[piece])
@@ -251,21 +254,39 @@ def _render(
     tokens: TemplateTokens,
     add_generation_prompt: bool,
 ) -> str:
-    return _compiled(template).render(
-        messages=[{"role": m.role, "content": m.content} for m in messages],
-        add_generation_prompt=add_generation_prompt,
-        bos_token=tokens.bos,
-        eos_token=tokens.eos,
-        tools=None,
-        # A date in the system turn would change every prompt's beginning each day and
-        # spoil the prefix cache: templates that ask for one take their own default.
-    )
+    try:
+        return _compiled(template).render(
+            messages=[{"role": m.role, "content": m.content} for m in messages],
+            add_generation_prompt=add_generation_prompt,
+            bos_token=tokens.bos,
+            eos_token=tokens.eos,
+            tools=None,
+            # A date in the system turn would change every prompt's beginning each day and
+            # spoil the prefix cache: templates that ask for one take their own default.
+        )
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        # A template is a program from the internet: its errors are not our bugs.
+        raise jinja2.exceptions.TemplateRuntimeError(str(error)) from error
+    except (RecursionError, MemoryError, SyntaxError) as error:
+        raise jinja2.exceptions.TemplateRuntimeError("it is too large") from error
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """``{% generation %}`` marks what training learns in some templates; it writes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 (so is it declared in jinja2)
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 @lru_cache(maxsize=32)
 def _compiled(template: str) -> jinja2.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[jinja2.ext.loopcontrols, _GenerationTag],
     )
 
     def raise_exception(message: str) -> NoReturn:
@@ -300,13 +321,30 @@ def _cut_at(text: str, pattern: re.Pattern[str] | None) -> Iterator[str]:
 
 
 def _forgeable(segments: Sequence[Segment], vocabulary: Vocabulary) -> list[str]:
-    """The special tokens of the template that typed text must not turn into.
+    """The special tokens that typed text must not turn into.
 
     llama.cpp leaves control tokens alone in plain text, but a GGUF may declare its turn
-    markers "user defined", and those it finds everywhere.
+    markers "user defined", and those it finds everywhere. They are known by standing in the
+    prompt, by ending things, or by their looks: a template may have a marker for a system
+    turn and this conversation no such turn.
     """
     control = "\0".join(segment.text for segment in segments if segment.is_control)
-    return [text for text in vocabulary.special_tokens if len(text) > 1 and text in control]
+    ends = (vocabulary.bos_id, vocabulary.end_of_turn_id)
+    return [
+        text
+        for text, token in _markers(vocabulary).items()
+        if len(text) > 1
+        and (text in control or token in ends or (text[:2] == "<|" and text[-2:] == "|>"))
+    ]
+
+
+def _markers(vocabulary: Vocabulary) -> dict[str, int]:
+    """The special tokens that mark something.
+
+    Runs of spaces or newlines that a vocabulary declares "user defined" (Gemma's) are
+    ordinary text: they are found by tokenising, over the borders of segments as well.
+    """
+    return {text: token for text, token in vocabulary.special_tokens.items() if text.strip()}
 
 
 def _tokenize_run(

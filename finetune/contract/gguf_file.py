@@ -10,12 +10,11 @@ Format: the GGUF specification of ggml, versions 2 and 3, little-endian.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from finetune.contract.errors import InputError
 
@@ -47,6 +46,7 @@ TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
     22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
     26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
     30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 
 
@@ -97,15 +97,16 @@ def read_header(path: Path) -> GgufHeader:
         InputError: the file is missing or is no sound GGUF; the text says what is wrong.
     """
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise InputError(f"{path.name} is not a file.")
         with path.open("rb") as file:
             size = path.stat().st_size
             if size < 24:
                 raise InputError(_refusal(path, "it is only a few bytes long"))
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Reader(path, data, size).header()
+            return _Reader(path, file, size).header()
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path.name} in {path.parent}.") from error
-    except (PermissionError, IsADirectoryError) as error:
+    except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
@@ -114,9 +115,12 @@ def _refusal(path: Path, what: str) -> str:
 
 
 class _Reader:
-    """A cursor over the header; every read is checked against the file's end."""
+    """A cursor over the header; every read is checked against the file's end.
 
-    def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
+    It reads and does not map the file: a mapped file that is cut meanwhile ends the process.
+    """
+
+    def __init__(self, path: Path, data: IO[bytes], size: int) -> None:
         self._path = path
         self._data = data
         self._size = size
@@ -148,8 +152,8 @@ class _Reader:
         magic = self._take(4)
         if magic == b"GGUF":
             return
-        start = bytes(self._data[:64])
-        if start.startswith(b"version https://git-lfs"):
+        start = magic + self._take(20)
+        if start.startswith(b"version https://git-"):
             raise self._error("it is only a Git LFS pointer to the real file")
         if start.startswith(b"PK"):
             raise self._error("it is a zip archive or a PyTorch checkpoint")
@@ -159,7 +163,8 @@ class _Reader:
 
     def _tensor_table(self, count: int, metadata: Mapping[str, Any]) -> dict[str, TensorInfo]:
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or not 8 <= alignment <= 65_536 or alignment % 8:
+        is_sane = isinstance(alignment, int) and 8 <= alignment <= 65_536
+        if not is_sane or alignment & (alignment - 1):  # a power of two
             raise self._error(f"its alignment {alignment!r:.20} makes no sense")
         rows: list[tuple[str, tuple[int, ...], str, int, int]] = []
         names: set[str] = set()
@@ -237,7 +242,9 @@ class _Reader:
     def _take(self, length: int) -> bytes:
         if length > self._size - self._at:
             raise self._error("it ends in the middle of its header")
-        piece = self._data[self._at : self._at + length]
+        piece = self._data.read(length)
+        if len(piece) < length:
+            raise self._error("it became shorter while it was read")
         self._at += length
         return piece
 

@@ -6,13 +6,33 @@ A recipe travels as ``recipe.json`` in the run folder and beside the finished mo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, Final, Literal, get_type_hints
 
 from finetune.contract.errors import InputError
 
 Quantization = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]
+
+_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "seed": (0, math.inf),
+    "max_tokens": (64, math.inf),
+    "min_demonstrations": (0, math.inf),
+    "min_preferences": (0, math.inf),
+    "value_warmup_steps": (0, math.inf),
+    "missing_end_score": (-math.inf, math.inf),
+    "temperature": (0.05, 10.0),
+    "kl_target": (1e-6, math.inf),
+    "max_grad_norm": (1e-6, math.inf),
+    "warmup_fraction": (0.0, 1.0),
+    "replay_fraction": (0.0, 10.0),
+    "held_out_fraction": (0.0, 0.5),
+    "gamma": (0.0, 1.0),
+    "lam": (0.0, 1.0),
+    "min_accuracy": (0.0, 1.0),
+}
+"""What a setting may be where it is not "at least 1" (whole numbers) or "at least 0"."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +197,9 @@ def _value(hint: Any, value: object, where: str) -> object:
     if is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, where)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return float(_within_limits(float(value), 0.0, where))
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
+        return int(_within_limits(value, 1, where))
     choices = getattr(hint, "__args__", ())
     if value in choices:
         return value
@@ -188,3 +208,11 @@ def _value(hint: Any, value: object, where: str) -> object:
         if all(item in allowed for item in value):
             return tuple(value)
     raise InputError(f"{where} cannot be {value!r:.60}.")
+
+
+def _within_limits(value: float, least: float, where: str) -> float:
+    low, high = _LIMITS.get(where.rsplit(".", 1)[-1], (least, math.inf))
+    if not math.isfinite(value) or not low <= value <= high:
+        bounds = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+        raise InputError(f"{where} cannot be {value:g}: it must be {bounds}.")
+    return value

@@ -3,9 +3,9 @@
     corpus -> tokenizer -> pretraining -> chat tuning -> export and card
 
 The work folder is the truth: ``recipe.json``, ``tokenizer.json``, ``corpus-*.safetensors``,
-``plan.json`` (steps, first guessed by a probe of the speed), ``checkpoint.safetensors``, ``log.jsonl``.
-Whatever exists there is not made again. While a stage's rate is level its number of steps is
-mended by the speed that was really had. Prints plain lines on stderr.
+``plan.json`` (steps, first guessed by a probe of the speed), ``checkpoint.safetensors`` and
+``log.jsonl``. Whatever exists there is not made again. While a stage's rate is level its number of
+steps is mended by the speed that was really had. Prints plain lines on stderr.
 """
 
 from __future__ import annotations

@@ -321,8 +321,8 @@ def train_stage(
         if progress.step % 10 == 0 or last:
             print(" ".join(f"{k}={v}" for k, v in entry.items()), file=sys.stderr, flush=True)
         if progress.step % recipe.checkpoint_every == 0 and not last:
-            per_step = (progress.seconds - before.seconds) / (progress.step - before.step)
-            steps = mended_steps(plan, progress, per_step, recipe.decay_share)
+            pace = (progress.seconds - before.seconds) / (progress.step - before.step)
+            steps = mended_steps(plan, progress, pace, recipe.decay_share)
             if steps != plan.steps:
                 plan = replace(plan, steps=steps)
                 keep_plan(plan)

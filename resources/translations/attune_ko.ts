@@ -94,6 +94,100 @@
     </message>
 </context>
 <context>
+    <name>ComparisonView</name>
+    <message>
+        <source>Comparison of two messages</source>
+        <translation>두 메시지 비교</translation>
+    </message>
+    <message>
+        <source>Which one do you like better?</source>
+        <translation>어느 쪽이 더 좋은가요?</translation>
+    </message>
+    <message>
+        <source>The order is random. Keys: 1, 2, = both good, 0 both bad.</source>
+        <translation>순서는 무작위예요. 키: 1, 2, = 둘 다 좋음, 0 둘 다 나쁨.</translation>
+    </message>
+    <message>
+        <source>{0} is better ({1})</source>
+        <translation>{0}가 더 좋음 ({1})</translation>
+    </message>
+    <message>
+        <source>{0} is better</source>
+        <translation>{0}가 더 좋음</translation>
+    </message>
+    <message>
+        <source>Both good (=)</source>
+        <translation>둘 다 좋음 (=)</translation>
+    </message>
+    <message>
+        <source>Both bad (0)</source>
+        <translation>둘 다 나쁨 (0)</translation>
+    </message>
+    <message>
+        <source>Skip</source>
+        <translation>건너뛰기</translation>
+    </message>
+    <message>
+        <source>Go on without a choice</source>
+        <translation>고르지 않고 계속하기</translation>
+    </message>
+</context>
+<context>
+    <name>CompletionCard</name>
+    <message>
+        <source>Save</source>
+        <translation>저장</translation>
+    </message>
+    <message>
+        <source>What would you have wanted to read?</source>
+        <translation>어떤 답변을 읽고 싶었나요?</translation>
+    </message>
+    <message>
+        <source>Stopped</source>
+        <translation>중지됨</translation>
+    </message>
+    <message>
+        <source>The model stopped while writing this.</source>
+        <translation>모델이 이 답변을 쓰다가 멈췄어요.</translation>
+    </message>
+    <message>
+        <source>The model stopped before it wrote anything.</source>
+        <translation>모델이 아무것도 쓰기 전에 멈췄어요.</translation>
+    </message>
+    <message>
+        <source>The model&apos;s message</source>
+        <translation>모델의 메시지</translation>
+    </message>
+    <message>
+        <source>Good: write more like this</source>
+        <translation>좋아요: 이런 답변을 더</translation>
+    </message>
+    <message>
+        <source>Not good: write less like this</source>
+        <translation>별로예요: 이런 답변은 덜</translation>
+    </message>
+    <message>
+        <source>Copy</source>
+        <translation>복사</translation>
+    </message>
+    <message>
+        <source>Write it again</source>
+        <translation>다시 쓰기</translation>
+    </message>
+    <message>
+        <source>Write two and compare them</source>
+        <translation>두 개를 쓰고 비교하기</translation>
+    </message>
+    <message>
+        <source>Your correction is kept</source>
+        <translation>고쳐 쓴 답변을 보관했어요</translation>
+    </message>
+    <message>
+        <source>Your correction is kept. Open it.</source>
+        <translation>고쳐 쓴 답변을 보관했어요. 열어 보기</translation>
+    </message>
+</context>
+<context>
     <name>Composer</name>
     <message>
         <source>Your message</source>
@@ -207,6 +301,33 @@
     </message>
 </context>
 <context>
+    <name>EmptyState</name>
+    <message>
+        <source>What would you like to talk about?</source>
+        <translation>무슨 이야기를 할까요?</translation>
+    </message>
+    <message>
+        <source>Everything stays on this computer. Rate what you read, and Attune learns.</source>
+        <translation>모든 것이 이 컴퓨터에 남아요. 답변을 평가하면 Attune이 배워요.</translation>
+    </message>
+    <message>
+        <source>Tell me a short story about a lighthouse</source>
+        <translation>등대에 대한 짧은 이야기를 들려줘</translation>
+    </message>
+    <message>
+        <source>Why is the sky blue?</source>
+        <translation>하늘은 왜 파란가요?</translation>
+    </message>
+    <message>
+        <source>Give me three ideas for a rainy Sunday</source>
+        <translation>비 오는 일요일에 할 일 세 가지 알려줘</translation>
+    </message>
+    <message>
+        <source>Help me write a friendly thank-you note</source>
+        <translation>다정한 감사 편지 쓰는 것을 도와줘</translation>
+    </message>
+</context>
+<context>
     <name>FailureCard</name>
     <message>
         <source>Nothing is lost: you can resume the training where it was.</source>
@@ -280,16 +401,16 @@
         <translation>내 선택과 일치</translation>
     </message>
     <message>
-        <source>Better than before</source>
-        <translation>이전보다 나음</translation>
+        <source>Nearer to your taste</source>
+        <translation>내 취향에 더 가까움</translation>
     </message>
     <message>
         <source>Length of answers</source>
         <translation>답변 길이</translation>
     </message>
     <message>
-        <source>Distance from before</source>
-        <translation>이전과의 거리</translation>
+        <source>Distance from the base</source>
+        <translation>원래 모델과의 거리</translation>
     </message>
     <message>
         <source>Loss on unseen text</source>
@@ -427,14 +548,6 @@
     <message>
         <source>Restart model</source>
         <translation>모델 다시 시작</translation>
-    </message>
-    <message>
-        <source>Reading the conversation… {0} %</source>
-        <translation>대화를 읽고 있어요… {0}%</translation>
-    </message>
-    <message>
-        <source>Thinking…</source>
-        <translation>생각하고 있어요…</translation>
     </message>
     <message>
         <source>Noted: you like this answer.</source>
@@ -656,6 +769,425 @@
     </message>
 </context>
 <context>
+    <name>Sentences</name>
+    <message>
+        <source>Something went wrong inside Attune.</source>
+        <translation>Attune 안에서 문제가 생겼어요.</translation>
+    </message>
+    <message>
+        <source>Your conversations are safe.</source>
+        <translation>대화는 안전해요.</translation>
+    </message>
+    <message>
+        <source>The log in the data folder says more.</source>
+        <translation>자세한 내용은 데이터 폴더의 로그에 있어요.</translation>
+    </message>
+    <message>
+        <source>The model is not running.</source>
+        <translation>모델이 실행되고 있지 않아요.</translation>
+    </message>
+    <message>
+        <source>Load a model first.</source>
+        <translation>먼저 모델을 불러와 주세요.</translation>
+    </message>
+    <message>
+        <source>The engine could not be started: {0}.</source>
+        <translation>엔진을 시작하지 못했어요: {0}.</translation>
+    </message>
+    <message>
+        <source>The engine was asked something it does not know.</source>
+        <translation>엔진이 모르는 요청을 받았어요.</translation>
+    </message>
+    <message>
+        <source>The model crashed.</source>
+        <translation>모델이 갑자기 종료됐어요.</translation>
+    </message>
+    <message>
+        <source>The model ended unexpectedly.</source>
+        <translation>모델이 예기치 않게 끝났어요.</translation>
+    </message>
+    <message>
+        <source>The model was ended from outside, perhaps because memory was short.</source>
+        <translation>모델이 외부에서 종료됐어요. 메모리가 부족했던 것 같아요.</translation>
+    </message>
+    <message>
+        <source>The model was ended from outside.</source>
+        <translation>모델이 외부에서 종료됐어요.</translation>
+    </message>
+    <message>
+        <source>The model crashed: its file changed or became unreadable while it was in use.</source>
+        <translation>모델이 갑자기 종료됐어요. 쓰는 동안 파일이 바뀌었거나 읽을 수 없게 됐어요.</translation>
+    </message>
+    <message>
+        <source>The computer ran out of memory and ended the model.</source>
+        <translation>컴퓨터의 메모리가 부족해서 모델이 종료됐어요.</translation>
+    </message>
+    <message>
+        <source>Close other programs or use a smaller model.</source>
+        <translation>다른 프로그램을 닫거나 더 작은 모델을 사용해 주세요.</translation>
+    </message>
+    <message>
+        <source>The model did not answer for {0} seconds and was stopped.</source>
+        <translation>모델이 {0}초 동안 응답하지 않아서 멈췄어요.</translation>
+    </message>
+    <message>
+        <source>There is not enough memory for this.</source>
+        <translation>메모리가 부족해요.</translation>
+    </message>
+    <message>
+        <source>No model is loaded.</source>
+        <translation>불러온 모델이 없어요.</translation>
+    </message>
+    <message>
+        <source>There is nothing to answer.</source>
+        <translation>답할 내용이 없어요.</translation>
+    </message>
+    <message>
+        <source>{0} is {1} tokens long, and the model can read {2} at once.</source>
+        <translation>{0}의 길이는 {1}토큰인데, 모델은 한 번에 {2}토큰을 읽을 수 있어요.</translation>
+    </message>
+    <message>
+        <source>Shorten it or send it in parts.</source>
+        <translation>줄이거나 나누어 보내 주세요.</translation>
+    </message>
+    <message>
+        <source>The model failed while it was computing; the log says more.</source>
+        <translation>모델이 계산하다가 실패했어요. 자세한 내용은 로그에 있어요.</translation>
+    </message>
+    <message>
+        <source>llama.cpp could not load {0}.</source>
+        <translation>llama.cpp가 {0} 파일을 불러오지 못했어요.</translation>
+    </message>
+    <message>
+        <source>It may be of a kind that is newer than this program.</source>
+        <translation>이 프로그램보다 새로운 종류일 수 있어요.</translation>
+    </message>
+    <message>
+        <source>llama.cpp refused the adapter {0}; its log says why.</source>
+        <translation>llama.cpp가 어댑터 {0}을 거부했어요. 이유는 로그에 있어요.</translation>
+    </message>
+    <message>
+        <source>llama.cpp refused to use the adapter; its log says why.</source>
+        <translation>llama.cpp가 어댑터를 거부했어요. 이유는 로그에 있어요.</translation>
+    </message>
+    <message>
+        <source>There is not enough memory for a context of {0} tokens.</source>
+        <translation>{0}토큰의 컨텍스트를 쓰기에는 메모리가 부족해요.</translation>
+    </message>
+    <message>
+        <source>Close other programs, or choose a shorter context or a smaller model.</source>
+        <translation>다른 프로그램을 닫거나, 더 짧은 컨텍스트나 더 작은 모델을 선택해 주세요.</translation>
+    </message>
+    <message>
+        <source>This model does not say how an answer ends, so it cannot chat.</source>
+        <translation>이 모델에는 답변이 끝나는 표시가 없어서 대화할 수 없어요.</translation>
+    </message>
+    <message>
+        <source>This text is too long to be read at once.</source>
+        <translation>한 번에 읽기에는 너무 긴 글이에요.</translation>
+    </message>
+    <message>
+        <source>{0} is not a LoRA adapter.</source>
+        <translation>{0} 파일은 LoRA 어댑터가 아니에요.</translation>
+    </message>
+    <message>
+        <source>{0} was made for another kind of model ({1}, and this one is {2}).</source>
+        <translation>{0} 파일은 다른 종류의 모델용이에요({1}, 이 모델은 {2}).</translation>
+    </message>
+    <message>
+        <source>{0} does not say how strong it is (its alpha is {1}).</source>
+        <translation>{0} 파일에 세기가 적혀 있지 않아요(alpha: {1}).</translation>
+    </message>
+    <message>
+        <source>{0} is damaged: it is not the file that was installed.</source>
+        <translation>{0} 파일이 손상됐어요. 설치한 파일과 달라요.</translation>
+    </message>
+    <message>
+        <source>{0} is empty.</source>
+        <translation>{0} 파일이 비어 있어요.</translation>
+    </message>
+    <message>
+        <source>{0} holds only one half of {1}.</source>
+        <translation>{0} 파일에 {1}의 절반만 있어요.</translation>
+    </message>
+    <message>
+        <source>{0} was made for another model: this one has no {1}.</source>
+        <translation>{0} 파일은 다른 모델용이에요. 이 모델에는 {1}이(가) 없어요.</translation>
+    </message>
+    <message>
+        <source>{0} holds {1} in a form that cannot be applied.</source>
+        <translation>{0} 파일의 {1} 형식은 적용할 수 없어요.</translation>
+    </message>
+    <message>
+        <source>{0} was made for another model: {1} has the shape {2} here, the adapter&apos;s halves {3} and {4}.</source>
+        <translation>{0} 파일은 다른 모델용이에요. 여기서 {1}의 모양은 {2}인데 어댑터는 {3}, {4}이에요.</translation>
+    </message>
+    <message>
+        <source>{0} is an adapter; it needs the model it was made for.</source>
+        <translation>{0} 파일은 어댑터예요. 함께 쓸 모델이 필요해요.</translation>
+    </message>
+    <message>
+        <source>{0} does not say how its file {1} must look.</source>
+        <translation>{0} 버전에 {1} 파일의 정보가 없어요.</translation>
+    </message>
+    <message>
+        <source>The model that {0} was trained on is not here any more.</source>
+        <translation>{0} 버전이 학습한 모델이 이제 여기에 없어요.</translation>
+    </message>
+    <message>
+        <source>There is already another model version {0}.</source>
+        <translation>다른 모델 버전 {0}이(가) 이미 있어요.</translation>
+    </message>
+    <message>
+        <source>There is no earlier model version to go back to.</source>
+        <translation>되돌아갈 이전 모델 버전이 없어요.</translation>
+    </message>
+    <message>
+        <source>The bundled model cannot be removed.</source>
+        <translation>기본 모델은 삭제할 수 없어요.</translation>
+    </message>
+    <message>
+        <source>The active model version cannot be removed; activate another first.</source>
+        <translation>사용 중인 모델 버전은 삭제할 수 없어요. 먼저 다른 버전을 사용해 주세요.</translation>
+    </message>
+    <message>
+        <source>There is no model version {0}.</source>
+        <translation>{0} 모델 버전이 없어요.</translation>
+    </message>
+    <message>
+        <source>The model version in {0} calls itself another name.</source>
+        <translation>{0} 폴더에 있는 모델 버전의 이름이 달라요.</translation>
+    </message>
+    <message>
+        <source>{0} was trained on a model that is not installed here.</source>
+        <translation>{0} 버전은 여기에 설치되지 않은 모델로 학습했어요.</translation>
+    </message>
+    <message>
+        <source>Install that model first.</source>
+        <translation>먼저 그 모델을 설치해 주세요.</translation>
+    </message>
+    <message>
+        <source>There is not enough space on the disk for the new model.</source>
+        <translation>새 모델을 저장하기에는 디스크 공간이 부족해요.</translation>
+    </message>
+    <message>
+        <source>Free {0} MB.</source>
+        <translation>{0} MB를 비워 주세요.</translation>
+    </message>
+    <message>
+        <source>A model version cannot hold the name {0}.</source>
+        <translation>모델 버전에 {0}이라는 이름은 쓸 수 없어요.</translation>
+    </message>
+    <message>
+        <source>The file {0} of {1} is missing.</source>
+        <translation>{1} 버전의 {0} 파일이 없어요.</translation>
+    </message>
+    <message>
+        <source>The new model could not be stored: {0}.</source>
+        <translation>새 모델을 저장하지 못했어요: {0}.</translation>
+    </message>
+    <message>
+        <source>Free some space on the disk and install it again.</source>
+        <translation>디스크 공간을 비운 뒤 다시 설치해 주세요.</translation>
+    </message>
+    <message>
+        <source>The file {0} of {1} is missing or incomplete.</source>
+        <translation>{1} 버전의 {0} 파일이 없거나 완전하지 않아요.</translation>
+    </message>
+    <message>
+        <source>The bundled model {0} is missing.</source>
+        <translation>기본 모델 {0} 파일이 없어요.</translation>
+    </message>
+    <message>
+        <source>Install Attune again, or start it with another model.</source>
+        <translation>Attune을 다시 설치하거나 다른 모델로 시작해 주세요.</translation>
+    </message>
+    <message>
+        <source>{0} holds neither a model nor an adapter.</source>
+        <translation>{0} 버전에 모델도 어댑터도 없어요.</translation>
+    </message>
+    <message>
+        <source>The active model version cannot be used; the bundled model is.</source>
+        <translation>사용하던 모델 버전을 쓸 수 없어서 기본 모델을 사용해요.</translation>
+    </message>
+    <message>
+        <source>Which model version was active cannot be read; the bundled model is used.</source>
+        <translation>어떤 모델 버전을 쓰고 있었는지 읽을 수 없어서 기본 모델을 사용해요.</translation>
+    </message>
+    <message>
+        <source>The folder {0} cannot be used: {1}.</source>
+        <translation>{0} 폴더를 쓸 수 없어요: {1}.</translation>
+    </message>
+    <message>
+        <source>Choose another one with --profile-dir.</source>
+        <translation>--profile-dir로 다른 폴더를 지정해 주세요.</translation>
+    </message>
+    <message>
+        <source>The file {0} in {1} cannot be opened ({2}).</source>
+        <translation>{1} 폴더의 {0} 파일을 열 수 없어요({2}).</translation>
+    </message>
+    <message>
+        <source>Check that the folder may be written and that no other Attune uses it.</source>
+        <translation>폴더에 쓸 수 있는지, 다른 Attune이 쓰고 있지 않은지 확인해 주세요.</translation>
+    </message>
+    <message>
+        <source>This could not be saved ({0}).</source>
+        <translation>저장하지 못했어요({0}).</translation>
+    </message>
+    <message>
+        <source>Check the data folder.</source>
+        <translation>데이터 폴더를 확인해 주세요.</translation>
+    </message>
+    <message>
+        <source>The disk is full, so this could not be saved.</source>
+        <translation>디스크가 가득 차서 저장하지 못했어요.</translation>
+    </message>
+    <message>
+        <source>Free some space.</source>
+        <translation>공간을 비워 주세요.</translation>
+    </message>
+    <message>
+        <source>These conversations were written by a newer Attune.</source>
+        <translation>더 새로운 Attune에서 만든 대화예요.</translation>
+    </message>
+    <message>
+        <source>Update Attune, or start it with another --profile-dir.</source>
+        <translation>Attune을 업데이트하거나 다른 --profile-dir로 시작해 주세요.</translation>
+    </message>
+    <message>
+        <source>Nothing was changed.</source>
+        <translation>아무것도 바꾸지 않았어요.</translation>
+    </message>
+    <message>
+        <source>This model&apos;s chat template could not be used: {0}</source>
+        <translation>이 모델의 대화 템플릿을 쓸 수 없어요: {0}</translation>
+    </message>
+    <message>
+        <source>The conversation is empty; write a message first.</source>
+        <translation>대화가 비어 있어요. 먼저 메시지를 써 주세요.</translation>
+    </message>
+    <message>
+        <source>This model&apos;s chat template depends on what the messages say in a way Attune does not know, so it cannot be used for chatting.</source>
+        <translation>이 모델의 대화 템플릿은 Attune이 모르는 방식으로 메시지 내용에 따라 달라져서 대화에 쓸 수 없어요.</translation>
+    </message>
+    <message>
+        <source>This model&apos;s chat template rewrites messages in a way Attune does not know, so it cannot be used for chatting.</source>
+        <translation>이 모델의 대화 템플릿은 Attune이 모르는 방식으로 메시지를 바꿔 써서 대화에 쓸 수 없어요.</translation>
+    </message>
+    <message>
+        <source>There is no file {0} in {1}.</source>
+        <translation>{1} 폴더에 {0} 파일이 없어요.</translation>
+    </message>
+    <message>
+        <source>{0} cannot be read: {1}.</source>
+        <translation>{0} 파일을 읽을 수 없어요: {1}.</translation>
+    </message>
+    <message>
+        <source>{0} is not a usable GGUF model: {1}.</source>
+        <translation>{0} 파일은 쓸 수 있는 GGUF 모델이 아니에요: {1}.</translation>
+    </message>
+    <message>
+        <source>Download or export it again.</source>
+        <translation>다시 받거나 내보내 주세요.</translation>
+    </message>
+    <message>
+        <source>The model version in {0} was made by a newer Attune; update first.</source>
+        <translation>{0} 폴더의 모델 버전은 더 새로운 Attune에서 만들었어요. 먼저 업데이트해 주세요.</translation>
+    </message>
+    <message>
+        <source>{0} is not a model version: {1} is missing.</source>
+        <translation>{0} 폴더는 모델 버전이 아니에요. {1} 파일이 없어요.</translation>
+    </message>
+    <message>
+        <source>The description of the model version in {0} is damaged.</source>
+        <translation>{0} 폴더에 있는 모델 버전의 설명이 손상됐어요.</translation>
+    </message>
+    <message>
+        <source>The file {0} of {1} is damaged.</source>
+        <translation>{1} 버전의 {0} 파일이 손상됐어요.</translation>
+    </message>
+    <message>
+        <source>There are {0} liked or corrected answers; {1} more are wanted to learn from them directly.</source>
+        <translation>좋아요를 누르거나 고쳐 쓴 답변이 {0}개예요. 따라 배우려면 {1}개가 더 필요해요.</translation>
+    </message>
+    <message>
+        <source>There are {0} comparisons and thumbs; {1} more are wanted to learn what you prefer, so practising with a reward model is left out.</source>
+        <translation>비교와 평가가 {0}개예요. 취향을 익히려면 {1}개가 더 필요해서 이번에는 연습을 건너뛰어요.</translation>
+    </message>
+    <message>
+        <source>On unseen choices the reward model agrees with you in {0} of {1}, no better than chance, so practising with it is left out.</source>
+        <translation>처음 보는 선택에서 보상 모델이 {1}번 중 {0}번만 일치해서, 이번에는 연습을 건너뛰어요.</translation>
+    </message>
+    <message>
+        <source>A piece of feedback could not be read: {0}.</source>
+        <translation>읽지 못한 피드백이 있어요: {0}.</translation>
+    </message>
+    <message>
+        <source>{0} completions are longer than {1} tokens with their prompt and were left out.</source>
+        <translation>답변 {0}개는 메시지와 합쳐 {1}토큰보다 길어서 뺐어요.</translation>
+    </message>
+    <message>
+        <source>The feedback comes from fewer than {0} conversations, so the result cannot be measured on unseen ones.</source>
+        <translation>피드백이 나온 대화가 {0}개보다 적어서 처음 보는 대화로 결과를 재지 못해요.</translation>
+    </message>
+    <message>
+        <source>PPO stopped at {0} nats from the SFT model (budget {1}); the last weights within the budget are kept.</source>
+        <translation>SFT 모델에서 {0} nats 떨어져 PPO를 멈췄어요(한도 {1}). 한도 안의 마지막 가중치를 사용해요.</translation>
+    </message>
+    <message>
+        <source>The result of {0} is not offered: {1}.</source>
+        <translation>{0} 결과는 권하지 않아요: {1}.</translation>
+    </message>
+    <message>
+        <source>The result is not better than the model it came from, so it is not offered ({0}).</source>
+        <translation>결과가 원래 모델보다 낫지 않아서 권하지 않아요({0}).</translation>
+    </message>
+    <message>
+        <source>The training was stopped.</source>
+        <translation>학습을 중지했어요.</translation>
+    </message>
+    <message>
+        <source>It can go on from where it was.</source>
+        <translation>멈춘 곳부터 이어 갈 수 있어요.</translation>
+    </message>
+    <message>
+        <source>There was not enough memory.</source>
+        <translation>메모리가 부족했어요.</translation>
+    </message>
+    <message>
+        <source>Close other programs or choose a smaller model, then resume the training.</source>
+        <translation>다른 프로그램을 닫거나 더 작은 모델을 고른 뒤 학습을 이어 가세요.</translation>
+    </message>
+    <message>
+        <source>The disk is full.</source>
+        <translation>디스크가 가득 찼어요.</translation>
+    </message>
+    <message>
+        <source>Free some space, then resume the training.</source>
+        <translation>공간을 비운 뒤 학습을 이어 가세요.</translation>
+    </message>
+    <message>
+        <source>The training failed unexpectedly ({0}).</source>
+        <translation>학습이 예기치 않게 실패했어요({0}).</translation>
+    </message>
+    <message>
+        <source>Details are in its log.txt.</source>
+        <translation>자세한 내용은 log.txt에 있어요.</translation>
+    </message>
+    <message>
+        <source>The training lost its footing: {0}.</source>
+        <translation>학습이 길을 벗어났어요: {0}.</translation>
+    </message>
+    <message>
+        <source>Your model is unchanged.</source>
+        <translation>모델은 그대로예요.</translation>
+    </message>
+    <message>
+        <source>The model file {0} has changed since this run was prepared.</source>
+        <translation>이 학습을 준비한 뒤로 모델 파일 {0}이(가) 바뀌었어요.</translation>
+    </message>
+</context>
+<context>
     <name>SettingsDialog</name>
     <message>
         <source>Settings</source>
@@ -855,6 +1387,21 @@
     </message>
 </context>
 <context>
+    <name>SiblingSwitch</name>
+    <message>
+        <source>Version {0} of {1}</source>
+        <translation>버전 {1}개 중 {0}번째</translation>
+    </message>
+    <message>
+        <source>Previous version</source>
+        <translation>이전 버전</translation>
+    </message>
+    <message>
+        <source>Next version</source>
+        <translation>다음 버전</translation>
+    </message>
+</context>
+<context>
     <name>StageTimeline</name>
     <message>
         <source>Prepare</source>
@@ -1012,6 +1559,33 @@
     </message>
 </context>
 <context>
+    <name>UserCard</name>
+    <message>
+        <source>Send again</source>
+        <translation>다시 보내기</translation>
+    </message>
+    <message>
+        <source>Change your message. The old one stays as another version.</source>
+        <translation>메시지를 고쳐요. 이전 메시지는 다른 버전으로 남아요.</translation>
+    </message>
+    <message>
+        <source>Your message</source>
+        <translation>내 메시지</translation>
+    </message>
+    <message>
+        <source>Copy</source>
+        <translation>복사</translation>
+    </message>
+    <message>
+        <source>Edit</source>
+        <translation>편집</translation>
+    </message>
+    <message>
+        <source>Answer this</source>
+        <translation>답변 받기</translation>
+    </message>
+</context>
+<context>
     <name>VersionCard</name>
     <message>
         <source>in use</source>
@@ -1082,6 +1656,17 @@
     <message>
         <source>Messages</source>
         <translation>메시지 목록</translation>
+    </message>
+</context>
+<context>
+    <name>WritingIndicator</name>
+    <message>
+        <source>Reading your message… {0} %</source>
+        <translation>메시지를 읽고 있어요… {0}%</translation>
+    </message>
+    <message>
+        <source>Writing…</source>
+        <translation>쓰고 있어요…</translation>
     </message>
 </context>
 </TS>

@@ -78,9 +78,7 @@ class FakeEngineHandle:
                 model_sha256=MODEL.sha256,
                 sampling={**asdict(request.sampling), "seed": spec.seed},
             )
-            self._tell(
-                StreamDone(request.request_id, stream, text, reason, len(text), 0.1, origin)
-            )
+            self._tell(StreamDone(request.request_id, stream, text, reason, len(text), 0.1, origin))
         self.request = None
         self._tell(RequestDone(request.request_id, 10, 0, 4096))
 

@@ -446,7 +446,9 @@ def test_every_direct_dependency_is_locked_at_the_version_it_asks_for() -> None:
 
 
 def test_the_check_of_the_project_is_the_command_of_the_readme() -> None:
-    assert "python3 packaging/bootstrap.py test" in (ROOT / ".ci" / "run").read_text()
+    for file in ("README.md", ".ci/run"):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert "python3 packaging/bootstrap.py test" in text
 
 
 def project() -> dict[str, dict]:

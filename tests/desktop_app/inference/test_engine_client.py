@@ -251,20 +251,20 @@ def test_a_memory_kill_is_told_apart(
 
 @pytest.mark.parametrize("what", ["load", "request"])
 def test_a_child_that_hangs_is_ended(start: Start, what: str) -> None:
-    client, heard = start("--fake", silence_limit=1.0)
+    client, heard = start("--fake", silence_limit=1.0 if what == "load" else 3.0)
     client.load(ModelRef("!hang" if what == "load" else "v1", "/nowhere", "ab"))
     if what == "request":
         client.generate(request("please !hang"))
     died = heard.died()
-    assert "did not answer for 1 seconds" in died.message
+    assert "did not answer for" in died.message
     assert died.during_load == (what == "load")
 
 
 def test_an_idle_child_is_not_taken_for_a_hung_one(start: Start) -> None:
-    client, heard = start("--fake", silence_limit=0.3)
+    client, heard = start("--fake", silence_limit=2.5)
     client.load(FAKE)
     heard.wait(ModelReady)
-    time.sleep(0.8)
+    time.sleep(2.8)
     client.generate(request("hello"))
     heard.wait(RequestDone)
 

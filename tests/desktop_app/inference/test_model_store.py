@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -355,14 +356,22 @@ def test_leftovers_of_a_cut_off_installation_are_swept(
 
 
 WRITER = """
+    import os
     import sys
     from pathlib import Path
     from desktop_app.inference.model_store import ModelStore
 
     root, bundled, first, second = map(Path, sys.argv[1:])
+    for _ in sys.stdin:  # each line asks for one more process that is going to be killed
+        if (pid := os.fork()) == 0:
+            break
+        print(pid, flush=True)
+        os.waitpid(pid, 0)
+        print("dead", flush=True)
+    else:
+        sys.exit()
     store = ModelStore(root, bundled)
     home = store.versions()[0].version_id
-    print("ready", flush=True)
     while True:
         store.install(first)
         store.activate("v1")
@@ -374,6 +383,7 @@ WRITER = """
 """
 
 
+@pytest.mark.skipif(os.name != "posix", reason="forks")
 def test_kill_9_at_any_moment_leaves_the_old_or_the_new_and_never_none(
     tmp_path: Path, model_file: Path, repository: Path
 ) -> None:
@@ -382,13 +392,19 @@ def test_kill_9_at_any_moment_leaves_the_old_or_the_new_and_never_none(
     script = textwrap.dedent(WRITER)
     dice = random.Random(1)
     seen: set[str] = set()
-    for _ in range(20):
-        command = [sys.executable, "-c", script, str(root), str(model_file), *map(str, exports)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=repository) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == b"ready\n"
-            time.sleep(dice.uniform(0, 0.06))
-            writer.kill()
+    command = [sys.executable, "-c", script, str(root), str(model_file), *map(str, exports)]
+    writers = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=repository, text=True
+    )
+    assert writers.stdin is not None
+    assert writers.stdout is not None
+    for _ in range(40):
+        writers.stdin.write("\n")
+        writers.stdin.flush()
+        pid = int(writers.stdout.readline())
+        time.sleep(dice.uniform(0, 0.08))
+        os.kill(pid, signal.SIGKILL)
+        assert writers.stdout.readline() == "dead\n"
         store = ModelStore(root, model_file)
         active = store.active()
         assert store.problems() == [], active
@@ -398,4 +414,5 @@ def test_kill_9_at_any_moment_leaves_the_old_or_the_new_and_never_none(
             assert file_sha256(Path(active.adapter.path)) == active.adapter.sha256
         pointer = root / "current.json"
         assert not pointer.exists() or json.loads(pointer.read_text())
+    writers.communicate()
     assert len(seen) > 1, "the writer was always killed at the same place"

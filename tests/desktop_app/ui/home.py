@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from PySide6.QtCore import QObject, QTimer
+from PySide6.QtCore import QCoreApplication, QEvent, QObject, QTimer
 from PySide6.QtWidgets import QApplication, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
@@ -118,6 +118,7 @@ class Home:
         self.language = Language()
         self._apply(settings)
         self.engine = InProcessEngine(self.chat.receive)
+        self._windows: list[MainWindow] = []
         self.window = self.open_window()
         self.chat.open_last()
         self.chat.attach_engine(self.engine, self.models.active())
@@ -134,7 +135,7 @@ class Home:
             self.language,
             self.profile,
         )
-        self.qtbot.addWidget(window)
+        self._windows.append(window)
         window.show()
         self.qtbot.waitExposed(window)
         return window
@@ -166,14 +167,19 @@ class Home:
         return [m.content for m in path if m.role == "assistant"]
 
     def close(self) -> None:
+        """First the windows, which read from the rest; then as the application does."""
+        for window in self._windows:
+            window.hide()
+            window.deleteLater()
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
         self.chat.close()
         self.learning.close()
         self.database.close()
         self.language.set("en")
+        self.theme.set_appearance("system")
         application = QApplication.instance()
         assert isinstance(application, QApplication)
         application.setStyleSheet("")
-        self.theme.deleteLater()
 
     def _apply(self, settings: Settings) -> None:
         self.settings = settings

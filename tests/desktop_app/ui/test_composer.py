@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from PySide6.QtCore import QCoreApplication, QMimeData, Qt
 from PySide6.QtGui import QGuiApplication, QInputMethodEvent
@@ -13,7 +15,7 @@ from desktop_app.ui.theme import Theme
 
 
 @pytest.fixture
-def composer(qtbot: QtBot, theme: Theme) -> Composer:
+def composer(qtbot: QtBot, theme: Theme) -> Iterator[Composer]:
     place = QWidget()
     qtbot.addWidget(place)
     place.resize(520, 320)
@@ -22,7 +24,8 @@ def composer(qtbot: QtBot, theme: Theme) -> Composer:
     place.show()
     composer.show_conversation("one")
     composer.setFocus()
-    return composer
+    yield composer
+    place.hide()
 
 
 def compose(composer: Composer, preedit: str, commit: str = "") -> None:

@@ -10,8 +10,6 @@ from desktop_app.settings import Settings
 from desktop_app.ui.settings_dialog import SettingsDialog
 from tests.desktop_app.ui.home import Home
 
-pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")  # the offscreen screen's own
-
 
 @pytest.fixture
 def dialog(home: Home) -> SettingsDialog:
@@ -47,13 +45,15 @@ def test_choices_are_in_force_at_once(home: Home, dialog: SettingsDialog) -> Non
     assert not home.theme.is_dark
 
 
-def test_the_language_changes_without_a_restart(home: Home, dialog: SettingsDialog) -> None:
+def test_the_language_changes_without_a_restart(
+    qtbot: QtBot, home: Home, dialog: SettingsDialog
+) -> None:
     choose(dialog, "language", "ko")
-    assert dialog.windowTitle() == "설정"
+    qtbot.waitUntil(lambda: dialog.windowTitle() == "설정")
     assert home.window.conversations.new_button.text() == "새 대화"
     assert home.window.panel.learning_page.train.text() == "내 모델 학습하기"
     choose(dialog, "language", "en")
-    assert dialog.windowTitle() == "Settings"
+    qtbot.waitUntil(lambda: dialog.windowTitle() == "Settings")
 
 
 def test_the_system_prompt_is_kept_after_a_pause_or_on_closing(

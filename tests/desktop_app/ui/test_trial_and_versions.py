@@ -111,7 +111,7 @@ def test_without_prompts_the_comparison_says_what_to_do(trained: Home) -> None:
 
 
 def panel_of(home: Home) -> VersionsPanel:
-    home.window.toggle_panel()
+    home.window.show_panel(True)
     home.window.panel.tabs.setCurrentIndex(1)
     return home.window.panel.versions
 

@@ -1,0 +1,285 @@
+"""Sentences of the parts that know no Qt (engine, stores, trainer), in the person's language.
+
+Those parts speak English with names and numbers filled in. What they can say stands here as
+templates, one sentence each; what is not here is shown as it came. A test compares this
+table with the sources.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final
+
+from PySide6.QtCore import QT_TRANSLATE_NOOP, QCoreApplication
+
+_BETWEEN_SENTENCES: Final = re.compile(r"(?<=[.!?])\s+")
+
+
+def in_our_language(text: str) -> str:
+    """``text`` with every sentence we know translated."""
+    return " ".join(_sentence(part) for part in _BETWEEN_SENTENCES.split(text))
+
+
+def template_of(sentence: str) -> str | None:
+    """The template a sentence was made from, if it is one of ours."""
+    for template, pattern in _patterns():
+        if pattern.fullmatch(sentence):
+            return template
+    return None
+
+
+def _sentence(sentence: str) -> str:
+    for template, pattern in _patterns():
+        match = pattern.fullmatch(sentence)
+        if match is not None:
+            return QCoreApplication.translate("Sentences", template).format(*match.groups())
+    return sentence
+
+
+@cache
+def _patterns() -> list[tuple[str, re.Pattern[str]]]:
+    """Templates with what matches them; the most particular (longest) first."""
+    ordered = sorted(TEMPLATES, key=len, reverse=True)
+    return [(t, re.compile(re.sub(r"\\\{\d\\\}", "(.+?)", re.escape(t)))) for t in ordered]
+
+
+TEMPLATES: Final = (
+    str(QT_TRANSLATE_NOOP("Sentences", "Something went wrong inside Attune.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Your conversations are safe.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The log in the data folder says more.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The model is not running.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Load a model first.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The engine could not be started: {0}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The engine was asked something it does not know.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The model crashed.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The model ended unexpectedly.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The model was ended from outside, perhaps because memory was short.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The model was ended from outside.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The model crashed: its file changed or became unreadable while it was in use.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The computer ran out of memory and ended the model.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Close other programs or use a smaller model.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The model did not answer for {0} seconds and was stopped.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "There is not enough memory for this.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "No model is loaded.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "There is nothing to answer.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "{0} is {1} tokens long, and the model can read {2} at once.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "Shorten it or send it in parts.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The model failed while it was computing; the log says more.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "llama.cpp could not load {0}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "It may be of a kind that is newer than this program.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "llama.cpp refused the adapter {0}; its log says why.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "llama.cpp refused to use the adapter; its log says why.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "There is not enough memory for a context of {0} tokens.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "Close other programs, or choose a shorter context or a smaller model.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "This model does not say how an answer ends, so it cannot chat.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "This text is too long to be read at once.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} is not a LoRA adapter.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "{0} was made for another kind of model ({1}, and this one is {2}).",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} does not say how strong it is (its alpha is {1}).")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} is damaged: it is not the file that was installed.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} is empty.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} holds only one half of {1}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} was made for another model: this one has no {1}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} holds {1} in a form that cannot be applied.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "{0} was made for another model: {1} has the shape {2} here, the adapter's "
+            "halves {3} and {4}.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} is an adapter; it needs the model it was made for.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} does not say how its file {1} must look.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The model that {0} was trained on is not here any more.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "There is already another model version {0}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "There is no earlier model version to go back to.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The bundled model cannot be removed.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The active model version cannot be removed; activate another first.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "There is no model version {0}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The model version in {0} calls itself another name.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} was trained on a model that is not installed here.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Install that model first.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "There is not enough space on the disk for the new model.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Free {0} MB.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "A model version cannot hold the name {0}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The file {0} of {1} is missing.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The new model could not be stored: {0}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Free some space on the disk and install it again.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The file {0} of {1} is missing or incomplete.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The bundled model {0} is missing.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Install Attune again, or start it with another model.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} holds neither a model nor an adapter.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The active model version cannot be used; the bundled model is.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "Which model version was active cannot be read; the bundled model is used.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The folder {0} cannot be used: {1}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Choose another one with --profile-dir.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The file {0} in {1} cannot be opened ({2}).")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "Check that the folder may be written and that no other Attune uses it.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "This could not be saved ({0}).")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Check the data folder.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The disk is full, so this could not be saved.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Free some space.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "These conversations were written by a newer Attune.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Update Attune, or start it with another --profile-dir.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Nothing was changed.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "This model's chat template could not be used: {0}")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The conversation is empty; write a message first.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "This model's chat template depends on what the messages say in a way Attune "
+            "does not know, so it cannot be used for chatting.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "This model's chat template rewrites messages in a way Attune does not know, so"
+            " it cannot be used for chatting.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "There is no file {0} in {1}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} cannot be read: {1}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} is not a usable GGUF model: {1}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Download or export it again.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The model version in {0} was made by a newer Attune; update first.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "{0} is not a model version: {1} is missing.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The description of the model version in {0} is damaged.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The file {0} of {1} is damaged.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "There are {0} liked or corrected answers; {1} more are wanted to learn from "
+            "them directly.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "There are {0} comparisons and thumbs; {1} more are wanted to learn what you "
+            "prefer, so practising with a reward model is left out.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "On unseen choices the reward model agrees with you in {0} of {1}, no better "
+            "than chance, so practising with it is left out.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "A piece of feedback could not be read: {0}.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "{0} completions are longer than {1} tokens with their prompt and were left out.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The feedback comes from fewer than {0} conversations, so the result cannot be "
+            "measured on unseen ones.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "PPO stopped at {0} nats from the SFT model (budget {1}); the last weights "
+            "within the budget are kept.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The result of {0} is not offered: {1}.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The result is not better than the model it came from, so it is not offered ({0}).",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The training was stopped.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "It can go on from where it was.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "There was not enough memory.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "Close other programs or choose a smaller model, then resume the training.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The disk is full.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Free some space, then resume the training.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The training failed unexpectedly ({0}).")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Details are in its log.txt.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The training lost its footing: {0}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Your model is unchanged.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The model file {0} has changed since this run was prepared.",
+        )
+    ),
+)

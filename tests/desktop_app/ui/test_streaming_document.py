@@ -1,0 +1,185 @@
+"""Drawing a growing text piece by piece gives what drawing it at once gives."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from PySide6.QtGui import QColor, QFont, QTextBlock, QTextCursor, QTextDocument
+
+from desktop_app.ui.markdown_document import (
+    BULLET,
+    CODE_ID,
+    CODE_LANGUAGE,
+    QUOTE_BARS,
+    RULE,
+    TASK,
+    TextStyle,
+)
+from desktop_app.ui.streaming_document import StreamingDocument
+from tests.desktop_app.ui.markdown_samples import AWKWARD, EVERYTHING, KOREAN, SAMPLES
+
+pytestmark = pytest.mark.usefixtures("qapp")
+Line = tuple[object, ...]
+
+
+def new_document() -> tuple[QTextDocument, StreamingDocument]:
+    document = QTextDocument()
+    document.setUndoRedoEnabled(False)
+    document.setDocumentMargin(0)
+    document.setTextWidth(600)
+    grey = QColor("#888888")
+    style = TextStyle(QFont("Sans", 10), QFont("Mono", 10), grey, grey, grey, grey, grey)
+    return document, StreamingDocument(document, style)
+
+
+def drawn_at_once(text: str) -> QTextDocument:
+    document, streaming = new_document()
+    streaming.set_markdown(text, is_complete=True)
+    return document
+
+
+def streamed(text: str, seed: int) -> QTextDocument:
+    document, streaming = new_document()
+    lengths = random.Random(seed)
+    start = 0
+    while start < len(text):
+        length = lengths.choice([1, 1, 2, 3, 5, 20])
+        streaming.append(text[start : start + length])
+        start += length
+    streaming.finish()
+    return document
+
+
+def describe(document: QTextDocument) -> list[Line]:
+    """Everything that is seen, block by block."""
+    lines = []
+    block = document.begin()
+    while block.isValid():
+        block_format, numbered = block.blockFormat(), block.textList()
+        lines.append(
+            (
+                block.text(),
+                block_format.indent(),
+                block_format.leftMargin(),
+                block_format.topMargin(),
+                block_format.headingLevel(),
+                bool(block_format.intProperty(CODE_ID)),
+                *(block_format.property(p) for p in (CODE_LANGUAGE, QUOTE_BARS, RULE)),
+                *(block_format.property(p) for p in (BULLET, TASK)),
+                numbered.format().start() if numbered is not None else None,
+                QTextCursor(block).currentTable() is not None,
+                describe_text(block),
+            )
+        )
+        block = block.next()
+    return lines
+
+
+def describe_text(block: QTextBlock) -> list[Line]:
+    pieces = []
+    iterator = block.begin()
+    while not iterator.atEnd():
+        fragment = iterator.fragment()
+        text = fragment.charFormat()
+        pieces.append(
+            (
+                fragment.text(),
+                text.fontWeight(),
+                text.fontItalic(),
+                text.fontStrikeOut(),
+                text.fontFixedPitch(),
+                text.anchorHref(),
+            )
+        )
+        iterator += 1
+    return pieces
+
+
+def bold_texts(document: QTextDocument) -> list[str]:
+    found = []
+    block = document.begin()
+    while block.isValid():
+        pieces = describe_text(block)
+        found += [str(p[0]) for p in pieces if p[1] == QFont.Weight.Bold.value]
+        block = block.next()
+    return found
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_streamed_text_ends_as_one_full_rendering(name: str) -> None:
+    expected = describe(drawn_at_once(SAMPLES[name]))
+    for seed in range(12):
+        assert describe(streamed(SAMPLES[name], seed)) == expected
+
+
+def test_mixtures_of_blocks_end_as_one_full_rendering() -> None:
+    pieces = (EVERYTHING + KOREAN + AWKWARD).split("\n")
+    for seed in range(40):
+        text = "\n".join(random.Random(seed).choices(pieces, k=14))
+        assert describe(streamed(text, seed)) == describe(drawn_at_once(text)), text
+
+
+@pytest.mark.parametrize(
+    ("text", "bold"),
+    [
+        ("**한국어(Korean)**은 쉽다", "한국어(Korean)"),
+        ('그는 **"따옴표"**는 했다', '"따옴표"'),
+        ("**LoRA(저랭크 적응)**를 쓴다", "LoRA(저랭크 적응)"),
+        ("이것은**'인용'**이다", "'인용'"),
+        ("**중요!**합니다", "중요!"),
+        ("plain **bold.** tail", "bold."),
+    ],
+)
+def test_bold_works_beside_korean(text: str, bold: str) -> None:
+    assert bold_texts(drawn_at_once(text)) == [bold]
+
+
+@pytest.mark.parametrize("text", ["snake_case_name", "2 * 3 * 4", "한국어_이름_변수"])
+def test_other_marks_stay_as_they_are(text: str) -> None:
+    document = drawn_at_once(text)
+    assert document.toPlainText() == text
+
+
+def test_an_unfinished_mark_is_drawn_as_it_will_be() -> None:
+    document, streaming = new_document()
+    streaming.append("This is **very impor")
+    assert document.toPlainText() == "This is very impor"
+    streaming.append("tant** indeed")
+    streaming.finish()
+    assert document.toPlainText() == "This is very important indeed"
+
+
+def test_what_was_frozen_is_not_drawn_again() -> None:
+    document, streaming = new_document()
+    streaming.append("first paragraph\n\nsecond paragraph\n\nthird")
+    frozen = streaming.frozen_position
+    assert frozen == len("first paragraph")  # the unfinished line has no say
+    changes: list[int] = []
+    document.documentLayout()  # without one a document tells nobody
+    document.contentsChange.connect(lambda start, _cut, _more: changes.append(start))
+    streaming.append(" goes on")
+    assert min(changes) >= frozen
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python\n" + "value = compute(1, 'text')  # a note\n" * 400,
+        "A paragraph of some words, and *more* of them.\n\n" * 300,
+        "".join(f"{n}. An item of a long list\n   - and its part\n" for n in range(250)),
+    ],
+    ids=["code", "prose", "list"],
+)
+def test_a_long_text_costs_as_much_per_token_at_its_end_as_at_its_beginning(text: str) -> None:
+    document, streaming = new_document()
+    costs = []
+    for start in range(0, len(text), 6):
+        began = time.process_time()
+        streaming.append(text[start : start + 6])
+        document.size()
+        costs.append(time.process_time() - began)
+    tenth = len(costs) // 10
+    assert sum(costs[-tenth:]) <= 3 * sum(costs[:tenth])
+    assert describe(drawn_at_once(text)) == describe(document)
