@@ -78,7 +78,7 @@ class App(QObject):
             self,
         )
         command = engine_command(*(["--fake"] if options.fake_engine else []))
-        self.engine = EngineClient(command, self.chat.receive, profile.logs / "engine.log")
+        self.engine = EngineClient(command, self.chat.engine.receive, profile.logs / "engine.log")
 
         self.theme = Theme(self)
         self.language = Language(self)
@@ -122,10 +122,10 @@ class App(QObject):
             if problem:
                 self.chat.problem.emit(problem, "")
         try:
-            self.chat.attach_engine(self.engine, self.models.active())
+            self.chat.engine.attach(self.engine, self.models.active())
         except (UserError, OSError, ValueError) as error:
             log.exception("The engine could not be started")
-            self.chat.fail(*sentence(error))
+            self.chat.engine.fail(*sentence(error))
 
     def _change_settings(self, settings: Settings) -> None:
         self.settings = settings

@@ -14,6 +14,7 @@ import signal
 import stat
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -78,6 +79,8 @@ class EventStream:
             self._stream.write(line + "\n")
             self._stream.flush()
         except (OSError, ValueError):
+            with suppress(OSError):
+                self._stream.close()
             self._stream = None  # the reader is gone; the file is the truth
 
 

@@ -159,9 +159,9 @@ def estimate(device: Device, header: GgufHeader, recipe: Recipe) -> Fit:
     )
     ppo = recipe.ppo
     rows = ppo.prompts_per_step * ppo.completions_per_prompt
-    each = 60 + ppo.max_new_tokens
+    each = 60 + ppo.max_new_tokens // 2
     passes = (recipe.sft.epochs + recipe.reward.epochs) * 60 * each * 4
-    passes += ppo.steps * rows * each * (2 + 3 * 2 + 4 * ppo.epochs)
+    passes += ppo.steps * rows * each * (2 + 2 * 2 + 4 * ppo.epochs)
     passes += 2 * 3 * recipe.evaluation.prompts * 2 * (60 + recipe.evaluation.max_new_tokens) * 2
     seconds = passes * parameters / _operations_per_second(device)
     return Fit(fit.parameters, fit.weights, fit.adapters, fit.activations, fit.available, seconds)

@@ -27,7 +27,7 @@ from finetune.contract.errors import InputError
 from finetune.contract.gguf_file import GgufHeader, read_header
 from finetune.contract.recipe import Quantization
 from finetune.gguf_weights import LoraWeights, dequantised, linear_stems, rows_to_gguf
-from finetune.parity import Answer, LlamaCppFailed, Question, ask_in_child
+from finetune.parity import LlamaCppFailed, Question, ask_in_child
 from finetune.policy import Policy, pad_batch
 from finetune.vocabulary import GgufVocabulary, quiet_llama_cpp
 
@@ -283,21 +283,23 @@ def check_parity(
     wanted_ids = tuple(tuple(vocabulary.tokenize(text, continues=False)) for text in texts)
     rows = tuple(tuple(ids) for ids in (*sequences, *wanted_ids) if len(ids) > 1)
 
-    def ask(model: Path, lora: Path | None) -> Answer:
-        try:
-            found = ask_in_child(Question(model, lora, texts, rows))
-        except LlamaCppFailed as error:
-            log.error("parity: %s", error)
-            raise ExportFailed("The exported model does not run in llama.cpp.") from error
-        if found.token_ids != wanted_ids:
-            raise ExportFailed("The exported model reads text differently from the trained one.")
-        return found
+    questions = [
+        Question(model, lora, texts, rows)
+        for model, lora in ((base, None), (base, adapter), (merged, None))
+    ]
+    try:
+        answers = ask_in_child(questions)
+    except LlamaCppFailed as error:
+        log.error("parity: %s", error)
+        raise ExportFailed("The exported model does not run in llama.cpp.") from error
+    if any(found.token_ids != wanted_ids for found in answers):
+        raise ExportFailed("The exported model reads text differently from the trained one.")
 
     stored = _stored_as(read_header(base))
-    plain = compare(torch_logits(policy, rows), ask(base, None).logits)
     trained = torch_logits(policy, rows, *roles)
-    own = compare(trained, ask(base, adapter).logits)
-    whole = compare(trained, ask(merged, None).logits)
+    plain = compare(torch_logits(policy, rows), answers[0].logits)
+    own = compare(trained, answers[1].logits)
+    whole = compare(trained, answers[2].logits)
     half = 0.01 if policy.dtype != torch.float32 else 0.0
     limit = max(4 * plain.kl, MAX_KL[stored]) + half
     if own.kl > limit:

@@ -174,7 +174,9 @@ def _draw(logits: Tensor, luck: Tensor, temperature: float) -> tuple[Tensor, Ten
     if temperature == 0.0:
         return logits.argmax(-1), logits.log_softmax(-1)
     logprobs = (logits / temperature).log_softmax(-1)
-    cumulative = logprobs.double().exp().cumsum(-1)
+    # In half the precision, rounding would favour the last tokens; Apple's GPUs have no other.
+    exact = torch.float32 if logprobs.device.type == "mps" else torch.float64
+    cumulative = logprobs.to(exact).exp().cumsum(-1)
     point = luck.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, point, right=True)[:, 0]
     return tokens.clamp(max=logits.shape[-1] - 1), logprobs

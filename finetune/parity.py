@@ -47,8 +47,8 @@ class Answer:
     logits: tuple[Logits, ...]
 
 
-def ask_in_child(question: Question, seconds: float = 900.0) -> Answer:
-    """Let a new process load the files and answer.
+def ask_in_child(questions: Sequence[Question], seconds: float = 900.0) -> list[Answer]:
+    """Let a new process load the files, one after the other, and answer.
 
     Raises:
         LlamaCppFailed: it crashed, refused the file, or took longer than ``seconds``.
@@ -56,22 +56,18 @@ def ask_in_child(question: Question, seconds: float = 900.0) -> Answer:
     with TemporaryDirectory(prefix="attune-parity-") as folder:
         result = Path(folder) / "answer.npz"
         child = multiprocessing.get_context("spawn").Process(
-            target=_answer_to_file, args=(question, result), daemon=True
+            target=_answer_to_file, args=(questions, result), daemon=True
         )
         child.start()
         child.join(seconds)
         if child.is_alive():
             child.kill()
             child.join()
-            raise LlamaCppFailed(f"llama.cpp did not finish with {question.model.name} in time")
+            raise LlamaCppFailed("llama.cpp did not finish in time")
         if child.exitcode != 0 or not result.exists():
-            what = (question.adapter or question.model).name
-            raise LlamaCppFailed(f"llama.cpp ended with code {child.exitcode} on {what}")
+            raise LlamaCppFailed(f"llama.cpp ended with code {child.exitcode}")
         with np.load(result) as arrays:
-            return Answer(
-                tuple(tuple(int(i) for i in arrays[f"ids{n}"]) for n in range(len(question.texts))),
-                tuple(arrays[f"logits{n}"] for n in range(len(question.sequences))),
-            )
+            return [_unpacked(arrays, number, one) for number, one in enumerate(questions)]
 
 
 def answer(question: Question, threads: int = 1) -> Answer:
@@ -83,12 +79,21 @@ def answer(question: Question, threads: int = 1) -> Answer:
     return Answer(ids, logits)
 
 
-def _answer_to_file(question: Question, result: Path) -> None:
-    found = answer(question)
+def _answer_to_file(questions: Sequence[Question], result: Path) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {}
-    arrays.update({f"ids{n}": np.array(ids) for n, ids in enumerate(found.token_ids)})
-    arrays.update({f"logits{n}": values for n, values in enumerate(found.logits)})
+    for number, question in enumerate(questions):
+        found = answer(question)
+        for place, ids in enumerate(found.token_ids):
+            arrays[f"{number}.ids.{place}"] = np.array(ids, dtype=np.int64)
+        for place, values in enumerate(found.logits):
+            arrays[f"{number}.logits.{place}"] = values
     np.savez(result, **arrays)  # type: ignore[arg-type]
+
+
+def _unpacked(arrays: Any, number: int, question: Question) -> Answer:
+    ids = [arrays[f"{number}.ids.{place}"] for place in range(len(question.texts))]
+    logits = [arrays[f"{number}.logits.{place}"] for place in range(len(question.sequences))]
+    return Answer(tuple(tuple(int(i) for i in row) for row in ids), tuple(logits))
 
 
 def _logits(question: Question, threads: int) -> tuple[Logits, ...]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,7 +48,7 @@ from finetune.generate import Completed, sample
 from finetune.gguf_weights import architecture_of, load_trunk
 from finetune.policy import Policy
 from finetune.run_folder import RunSpec, read_recipe, read_spec
-from finetune.stage import Emit, StageRun, generator_for
+from finetune.stage import Emit, StageRun, Stopped, generator_for
 from finetune.version import PARITY_METRICS, VersionFacts, write_version
 from finetune.vocabulary import GgufVocabulary
 
@@ -116,6 +117,7 @@ class _Run:
         self.stages: list[Stage] = []
         self.metrics: dict[str, float] = {}
         self._skipped: set[str] = set()
+        self._since = time.monotonic()
 
     # --- prepare -----------------------------------------------------------------------------
 
@@ -450,6 +452,8 @@ class _Run:
         remove_steps(self.folder / stage)
 
     def _started(self, stage: Stage) -> None:
+        if self.should_stop():
+            raise Stopped
         self.emit(StageStarted(stage, 0))
 
     def _done(self, stage: Stage, metrics: Any) -> None:
@@ -457,7 +461,9 @@ class _Run:
         finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
         if stage in ("sft", "reward", "ppo"):
             self.metrics |= {f"{stage}_{name}": value for name, value in finite.items()}
-        self.emit(StageDone(stage, finite))
+        now = time.monotonic()
+        self.emit(StageDone(stage, {**finite, "seconds": now - self._since}))
+        self._since = now
 
 
 def _same_machine(run_dir: Path, device: devices.Device) -> devices.Device:

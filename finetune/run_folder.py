@@ -13,6 +13,7 @@ from pathlib import Path
 
 from finetune.contract import recipe as recipes
 from finetune.contract.errors import InputError
+from finetune.contract.gguf_file import read_header
 from finetune.contract.manifest import file_sha256, write_whole
 from finetune.contract.recipe import Recipe
 
@@ -72,12 +73,11 @@ def prepare_run(
     """Make a run folder from files.
 
     Raises:
-        InputError: it exists already, or one of the files does not.
+        InputError: it exists already, or one of the files does not or is no model.
     """
     if (run_dir / "run.json").exists():
         raise InputError(f"{run_dir} holds a run already; go on with it by leaving out --base.")
-    if not base.is_file():
-        raise InputError(f"There is no model file {base}.")
+    read_header(base)
     files = feedback_files(feedback)
     text = recipes.to_json(Recipe())
     if recipe is not None:

@@ -87,7 +87,7 @@ def token_loss(
     for group in by_length([len(e.ids) for e in examples], tokens_at_once):
         rows = [(examples[i].ids, examples[i].completion_mask) for i in group]
         logprobs = policy.learned_logprobs(pad_batch(rows, policy.device))
-        total -= float(logprobs.double().sum())
+        total -= float(logprobs.cpu().double().sum())
         count += logprobs.numel()
     return total / count
 

@@ -80,11 +80,6 @@ class StageRun:
         if stopping:
             raise Stopped
 
-    def stop_if_asked(self) -> None:
-        """Between two pieces of work that leave nothing behind."""
-        if self.should_stop():
-            raise Stopped
-
 
 def require_finite(metrics: Mapping[str, float]) -> None:
     """Raise ``Diverged`` where a number is NaN or infinite."""

@@ -60,7 +60,7 @@ class Person:
         self.problems.append(f"{message} {hint}")
 
     def wait_ready(self) -> None:
-        self.qtbot.waitUntil(lambda: self.app.chat.engine_state.status == "ready", timeout=60_000)
+        self.qtbot.waitUntil(lambda: self.app.chat.engine.state.status == "ready", timeout=60_000)
 
     def ask(self, text: str, *, compare: bool = False) -> None:
         self.app.chat.send(text, compare=compare)
@@ -101,13 +101,13 @@ class Person:
             def collect(event: engine.Event, done: list[engine.Event] = done) -> None:
                 done.append(event)
 
-            self.app.chat.trial_event.connect(collect)
-            self.app.chat.request(request)
+            self.app.chat.engine.event_received.connect(collect)
+            self.app.chat.engine.request(request)
             self.qtbot.waitUntil(
                 lambda done=done: any(isinstance(e, engine.RequestDone) for e in done),
                 timeout=60_000,
             )
-            self.app.chat.trial_event.disconnect(collect)
+            self.app.chat.engine.event_received.disconnect(collect)
             ended = [e for e in done if isinstance(e, engine.StreamDone)]
             for event in ended:
                 adapter = model.adapter.sha256 if model.adapter else None

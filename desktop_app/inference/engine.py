@@ -77,6 +77,8 @@ class Generate:
     messages: tuple[Message, ...]
     sampling: SamplingParams
     streams: tuple[StreamSpec, ...]
+    beginning: str = ""
+    """What the completion begins with, to go on where one was cut off. Not sent again."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,11 @@ class StreamDone:
 
 @dataclass(frozen=True)
 class RequestDone:
-    """All streams of a request have ended. ``dropped`` messages did not fit the context."""
+    """All streams of a request have ended. ``dropped_messages`` did not fit the context.
+
+    ``reused_tokens`` of the prompt were known when its first reading began.
+    ``computed_tokens`` were read in all: streams of two adapters read the prompt twice.
+    """
 
     kind: ClassVar[str] = "request_done"
     request_id: str
@@ -154,6 +160,7 @@ class RequestDone:
     reused_tokens: int
     context_length: int
     dropped_messages: int = 0
+    computed_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,8 @@ class Engine(Protocol):
         ...
 
     def stop(self, request: Stop) -> None:
-        """Called between two steps of ``generate``: end its streams soon."""
+        """End a request's streams soon. Called from any thread, also while ``generate`` runs
+        or before it begins."""
         ...
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Final, TextIO
@@ -29,6 +30,7 @@ from desktop_app.inference.engine import (
     Load,
     Request,
     Stop,
+    TextDelta,
 )
 from desktop_app.inference.engine_wire import decode_request, encode
 from finetune.contract.errors import InputError
@@ -37,6 +39,8 @@ DIE_WITH_PARENT: Final = "ATTUNE_DIE_WITH_PARENT"
 """Set by the client where the thread that starts the child lives as long as the app."""
 FAREWELL_SECONDS: Final = 0.5
 """How long a computation may go on once the app has gone."""
+JOINED_SECONDS: Final = 0.008
+"""Text is written at most this often; the screen is painted every 33 ms at most."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,28 +52,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     _forbid_core_dumps()
     _die_with_parent()
-    emit = open_event_stream()
+    emit = open_event_stream().emit
     requests = open(0, encoding="utf-8", errors="replace", closefd=False)
     _Server(_make_engine(options), emit).run(requests)
     return 0
 
 
-def open_event_stream() -> Callable[[Event], None]:
+class EventStream:
+    """Events as lines on ``stream``; text that comes faster than it can be read is joined.
+
+    A small model writes a token in less than a millisecond. A line for each would wake the
+    app a thousand times a second and slow down both.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._held: dict[tuple[str, int], str] = {}
+        self._written_at = 0.0
+
+    def emit(self, event: Event) -> None:
+        """Write an event, or hold a piece of text back for a moment."""
+        with self._lock:
+            if isinstance(event, TextDelta):
+                key = event.request_id, event.stream
+                self._held[key] = self._held.get(key, "") + event.text
+                if time.monotonic() - self._written_at >= JOINED_SECONDS:
+                    self._write()
+            else:
+                self._write(event)
+
+    def _write(self, *events: Event) -> None:
+        texts = [TextDelta(*key, text) for key, text in self._held.items()]
+        self._held.clear()
+        try:
+            self._stream.write("".join(encode(event) + "\n" for event in (*texts, *events)))
+            self._stream.flush()
+        except OSError:  # nobody reads any more: the app is gone
+            os._exit(0)
+        self._written_at = time.monotonic()
+
+
+def open_event_stream() -> EventStream:
     """Keep the real stdout for events and send everybody else's prints to stderr."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
-    lock = threading.Lock()
-
-    def emit(event: Event) -> None:
-        line = encode(event) + "\n"
-        try:
-            with lock:
-                stream.write(line)
-                stream.flush()
-        except OSError:  # nobody reads any more: the app is gone
-            os._exit(0)
-
-    return emit
+    return EventStream(stream)
 
 
 class _Server:

@@ -129,7 +129,8 @@ class _Stream:
         if "!long" in last:
             words = [words[i % len(words)] for i in range(5000)]
         opening = ["You", "like", "to", "say:"] if spec.adapter else ["You", "said:"]
-        self._words = opening + words
+        # What was said already, where a completion goes on.
+        self._words = (opening + words)[len(request.beginning.split()) :] or ["."]
         self._request = request
         self.index = index
         self.spec = spec

@@ -76,7 +76,8 @@ class Generation:
             _Stream(index, spec, usable_seed(spec.seed), TextStream(request.sampling.stop))
             for index, spec in enumerate(request.streams)
         ]
-        self._reused = 0
+        self._reused: int | None = None
+        self._computed = 0
         self._done = 0
         self._total = 0
 
@@ -103,9 +104,10 @@ class Generation:
         yield RequestDone(
             self._request.request_id,
             len(prompt),
-            self._reused,
+            self._reused or 0,
             self._loaded.context_length,
             dropped,
+            self._computed,
         )
 
     # --- the prompt --------------------------------------------------------------------------
@@ -120,20 +122,23 @@ class Generation:
         # A conversation may begin anew at each of the person's messages.
         starts = [0, *(i for i, m in enumerate(turns) if i > 0 and m.role == "user")]
         low, high = 0, len(starts) - 1
-        best = self._loaded.encode(messages)
+        best = self._encode(messages)
         if len(best) <= room:
             return best, 0
-        best = self._loaded.encode([*lead, *turns[starts[high] :]])
+        best = self._encode([*lead, *turns[starts[high] :]])
         if len(best) > length - LEAST_ANSWER:
             raise _too_long(len(best), length, turns[starts[high] :])
         while low + 1 < high:  # low does not fit, high does: the longest that does
             middle = (low + high) // 2
-            ids = self._loaded.encode([*lead, *turns[starts[middle] :]])
+            ids = self._encode([*lead, *turns[starts[middle] :]])
             if len(ids) <= room:
                 high, best = middle, ids
             else:
                 low = middle
         return best, starts[high]
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        return self._loaded.encode(messages, self._request.beginning)
 
     def _groups(self, prompt_length: int) -> list[list[_Stream]]:
         """Streams that are written side by side: of one adapter, and as many as have room."""
@@ -157,7 +162,8 @@ class Generation:
         The last token is always computed alone, as it is where all others are known already.
         """
         self._done += len(sequence.tokens)
-        self._reused += len(sequence.tokens)
+        if self._reused is None:
+            self._reused = len(sequence.tokens)
         while len(sequence.tokens) < len(prompt):
             yield PromptProgress(self._request.request_id, self._done, self._total)
             position = len(sequence.tokens)
@@ -165,6 +171,7 @@ class Generation:
             self._context.read(piece, position, sequence.number)
             sequence.tokens.extend(piece)
             self._done += len(piece)
+            self._computed += len(piece)
         yield PromptProgress(self._request.request_id, self._done, self._total)
 
     # --- the completions ---------------------------------------------------------------------

@@ -73,7 +73,7 @@ class LoadedModel:
             self.context_length: Final = min(ref.context_length or DEFAULT_CONTEXT, trained)
             self.context = Context(
                 self._model,
-                self.context_length + min(self.context_length, SPARE_CELLS),
+                self.context_length + SPARE_CELLS,
                 MAX_STREAMS,
                 threads or physical_cores(),
             )
@@ -91,10 +91,10 @@ class LoadedModel:
             self.close()
             raise
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], beginning: str = "") -> list[int]:
         """Token ids of a prompt: the one way it is made, for chatting and for training."""
         segments = render_prompt(messages, self.template, self.vocabulary.template_tokens)
-        return encode(segments, self.vocabulary)
+        return encode(segments, self.vocabulary, beginning=beginning)
 
     def prepare_adapter(self, ref: AdapterRef | None) -> None:
         """Load an adapter unless it is there.

@@ -1,25 +1,24 @@
 """The life of a turn: send, stream, stop, regenerate, compare.
 
-The service owns the conversation on disk and the engine child. Everything it emits is
-emitted on the GUI thread, so widgets may connect to it directly. The engine's events come in
-on a reader thread; they are queued and drained here in batches, and text reaches the view on
-a 33 ms timer, never once per token.
+The service owns the conversation on disk; the engine child is ``EngineService``'s. Everything
+is emitted on the GUI thread, so widgets may connect to it directly. Text reaches the view on a
+33 ms timer, never once per token, and the disk within a second.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import threading
 import uuid
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from desktop_app.errors import UserError
 from desktop_app.inference import engine
-from desktop_app.inference.engine import ModelRef, SamplingParams, StreamSpec
+from desktop_app.inference.engine import SamplingParams, StreamSpec
+from desktop_app.services.engine_service import EngineService, EngineState
 from desktop_app.storage.chat_store import ChatStore, Conversation, SearchHit, StoredMessage
 from finetune.contract.chat_template import Message
 
@@ -30,30 +29,6 @@ SAVE_MS: Final = 700
 """Longest time a streamed text is not on disk; the promise is one second."""
 TITLE_LENGTH: Final = 60
 
-EngineStatus = Literal["starting", "loading", "ready", "failed"]
-
-
-class EngineHandle(Protocol):
-    """What the service needs of ``EngineClient``."""
-
-    @property
-    def is_running(self) -> bool: ...
-    def start(self) -> None: ...
-    def load(self, model: ModelRef) -> None: ...
-    def generate(self, request: engine.Generate) -> None: ...
-    def stop(self, request: engine.Stop) -> None: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class EngineState:
-    """What the status line says about the engine."""
-
-    status: EngineStatus
-    model_name: str = ""
-    fraction: float = 0.0
-    message: str = ""
-
 
 @dataclass
 class _Streaming:
@@ -62,6 +37,8 @@ class _Streaming:
     message_id: str
     text: str = ""
     unseen: str = ""
+    beginning: str = ""
+    """What stood there before, where a cut-off completion is gone on with."""
     is_done: bool = False
 
 
@@ -88,7 +65,12 @@ class PendingComparison:
 
 
 class ChatService(QObject):
-    """The only owner of the engine.
+    """Carries the turns of all conversations out, one at a time.
+
+    Attributes:
+        engine: what answers.
+        sampling: how completions are drawn from now on.
+        system_prompt: what stands before each conversation; "" for nothing.
 
     Signals:
         conversations_changed: the list (titles, order, number) is different.
@@ -97,7 +79,6 @@ class ChatService(QObject):
         text_appended(message id, text): more of a completion.
         message_changed(message id): its state or final text is different.
         busy_changed(bool): a completion is being written.
-        engine_changed(EngineState): the engine starts, loads, is ready, has failed.
         prompt_progress(done, total): tokens of the prompt that have been read.
         context_changed(used, total, dropped): tokens of the last prompt; messages left out.
         comparison_changed(PendingComparison or None): two completions wait for a choice.
@@ -111,84 +92,31 @@ class ChatService(QObject):
     text_appended = Signal(str, str)
     message_changed = Signal(str)
     busy_changed = Signal(bool)
-    engine_changed = Signal(object)
     prompt_progress = Signal(int, int)
     context_changed = Signal(int, int, int)
     comparison_changed = Signal(object)
     comparison_ready = Signal(object)
     problem = Signal(str, str)
-    trial_event = Signal(object)
-    """Events of requests that belong to somebody else (a version trial)."""
-
-    _wake = Signal()
 
     def __init__(self, store: ChatStore, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._store = store
-        self._engine: EngineHandle | None = None
-        self._model: ModelRef | None = None
-        self._state = EngineState("starting")
-        self._inbox: list[engine.Event] = []
-        self._inbox_lock = threading.Lock()
-        self._wake_sent = False
         self._turn: _Turn | None = None
         self._pending: PendingComparison | None = None
-        self._foreign_requests: set[str] = set()
         self._current = ""
-        self._crashes_at_load = 0
         self.sampling = SamplingParams()
         self.system_prompt = ""
-        self._wake.connect(self._drain)
+        self.engine = EngineService(self)
+        self.engine.event_received.connect(self._on_event)
+        self.engine.request_failed.connect(self._on_failed)
+        self.engine.state_changed.connect(self._on_engine_state)
+        self.engine.problem.connect(self.problem)
         self._repaint = QTimer(self)
         self._repaint.setInterval(REPAINT_MS)
         self._repaint.timeout.connect(self._show_unseen)
         self._save = QTimer(self)
         self._save.setInterval(SAVE_MS)
         self._save.timeout.connect(self._save_partial)
-
-    # --- engine ---
-
-    def receive(self, event: engine.Event) -> None:
-        """Called on the engine's reader thread, for every event."""
-        with self._inbox_lock:
-            self._inbox.append(event)
-            is_first, self._wake_sent = not self._wake_sent, True
-        if is_first:
-            self._wake.emit()  # queued: the slot runs on the GUI thread
-
-    def attach_engine(self, handle: EngineHandle, model: ModelRef) -> None:
-        """Start the engine and load a model."""
-        self._engine = handle
-        self.load_model(model)
-
-    def load_model(self, model: ModelRef) -> None:
-        """Chat with another model from now on. A completion being written is stopped."""
-        assert self._engine is not None
-        self.stop()
-        self._model = model
-        self._set_state(EngineState("loading"))
-        if not self._engine.is_running:
-            self._engine.start()
-        self._engine.load(model)
-
-    def restart_engine(self) -> None:
-        """After a failure: a fresh child, the same model."""
-        if self._model is not None:
-            self._crashes_at_load = 0
-            self.load_model(self._model)
-
-    def fail(self, message: str, hint: str) -> None:
-        """No engine could be started: say so, and go on without one."""
-        self._set_state(EngineState("failed", message=message))
-        self.problem.emit(message, hint)
-
-    @property
-    def engine_state(self) -> EngineState:
-        return self._state
-
-    @property
-    def model(self) -> ModelRef | None:
-        return self._model
 
     def close(self) -> None:
         """Keep what was written and end the child."""
@@ -200,8 +128,7 @@ class ChatService(QObject):
                 if not stream.is_done:
                     self._store.update_message(stream.message_id, stream.text, "stopped")
             self._turn = None
-        if self._engine is not None:
-            self._engine.close()
+        self.engine.close()
 
     # --- conversations ---
 
@@ -320,6 +247,17 @@ class ChatService(QObject):
         if parent is not None:
             self._complete(parent, count=2 if compare else 1)
 
+    def go_on(self, message_id: str) -> None:
+        """Go on with a completion that was cut off, where it broke off."""
+        message = self._store.message(message_id)
+        if self.is_busy or not self._can_ask(message.conversation_id):
+            return
+        self._settle_comparison()
+        self._store.set_current(message.conversation_id, message_id)
+        self._store.update_message(message_id, message.content, "partial")
+        stream = _Streaming(message_id, text=message.content, beginning=message.content)
+        self._begin(_Turn(uuid.uuid4().hex, message.conversation_id, [stream]))
+
     def answer_again(self, user_message_id: str) -> None:
         """Ask for a completion of a message that has none (the engine died before)."""
         if not self.is_busy:
@@ -338,11 +276,9 @@ class ChatService(QObject):
 
     def stop(self) -> None:
         """End the completion being written; what is there stays."""
-        if self._turn is None or self._engine is None or self._turn.is_stopping:
-            return
-        self._turn.is_stopping = True
-        if self._engine.is_running:
-            self._engine.stop(engine.Stop(self._turn.request_id))
+        if self._turn is not None and not self._turn.is_stopping:
+            self._turn.is_stopping = True
+            self.engine.stop(self._turn.request_id)
 
     def choose(self, message_id: str) -> None:
         """Go on with this completion of the comparison; the others stay as siblings."""
@@ -353,29 +289,11 @@ class ChatService(QObject):
         self._set_pending(None)
         self.path_changed.emit(conversation)
 
-    # --- requests of others ---
-
-    def request(self, generate: engine.Generate) -> None:
-        """Generate something that is no turn of a conversation; see ``trial_event``.
-
-        Raises:
-            UserError: the engine is not ready.
-        """
-        if self._engine is None or self._state.status != "ready":
-            raise UserError("The model is not ready yet.", "Wait until it is loaded.")
-        self._foreign_requests.add(generate.request_id)
-        self._engine.generate(generate)
-
     # --- inside ---
 
     def _complete(self, user_message_id: str, count: int = 1) -> None:
         user = self._store.message(user_message_id)
-        if self._engine is None or self._model is None or self._state.status == "failed":
-            self.path_changed.emit(user.conversation_id)
-            self.problem.emit(
-                self.tr("No model is loaded, so there is no answer yet."),
-                self.tr("Your message is kept. Restart the model and ask for the answer again."),
-            )
+        if not self._can_ask(user.conversation_id):
             return
         turn = _Turn(uuid.uuid4().hex, user.conversation_id, is_comparison=count > 1)
         for _ in range(count):
@@ -383,27 +301,48 @@ class ChatService(QObject):
                 user.conversation_id, user.id, "assistant", "", state="partial"
             )
             turn.streams.append(_Streaming(message.id))
-        self._turn = turn
-        path = self._store.path(user.conversation_id)
+        if turn.is_comparison:
+            shown = [stream.message_id for stream in turn.streams]
+            random.SystemRandom().shuffle(shown)
+            self._set_pending(PendingComparison(user.conversation_id, tuple(shown)))
+        self._begin(turn)
+
+    def _can_ask(self, conversation_id: str) -> bool:
+        if self.engine.can_be_asked:
+            return True
+        self.path_changed.emit(conversation_id)
+        self.problem.emit(
+            self.tr("No model is loaded, so there is no answer yet."),
+            self.tr("Your message is kept. Restart the model and ask for the answer again."),
+        )
+        return False
+
+    def _begin(self, turn: _Turn) -> None:
+        """Ask the engine for what stands above the turn's messages."""
+        model = self.engine.model
+        assert model is not None
+        path = self._store.path(turn.conversation_id)
         history = [Message(m.role, m.content) for m in path if m.id not in _ids(turn)]
         if self.system_prompt:
             history.insert(0, Message("system", self.system_prompt))
         seeds = random.SystemRandom()
         spec = [
-            StreamSpec(seeds.getrandbits(31), self._model.version_id, self._model.adapter)
-            for _ in turn.streams
+            StreamSpec(seeds.getrandbits(31), model.version_id, model.adapter) for _ in turn.streams
         ]
-        if turn.is_comparison:
-            shown = [stream.message_id for stream in turn.streams]
-            seeds.shuffle(shown)
-            self._set_pending(PendingComparison(user.conversation_id, tuple(shown)))
-        self.path_changed.emit(user.conversation_id)
+        self._turn = turn
+        self.path_changed.emit(turn.conversation_id)
         self.busy_changed.emit(True)
         self._repaint.start()
         self._save.start()
         try:
-            self._engine.generate(
-                engine.Generate(turn.request_id, tuple(history), self.sampling, tuple(spec))
+            self.engine.request(
+                engine.Generate(
+                    turn.request_id,
+                    tuple(history),
+                    self.sampling,
+                    tuple(spec),
+                    turn.streams[0].beginning,
+                )
             )
         except UserError as error:
             # The child has just died: its EngineDied is on the way and starts another one.
@@ -415,33 +354,19 @@ class ChatService(QObject):
         if self._pending is not None:
             self.choose(self._pending.message_ids[0])
 
-    def _drain(self) -> None:
-        with self._inbox_lock:
-            events, self._inbox = self._inbox, []
-            self._wake_sent = False
-        for event in events:
-            self._handle(event)
+    def _on_engine_state(self, state: EngineState) -> None:
+        if state.status == "ready":
+            self.context_changed.emit(0, state.context_length, 0)
 
-    def _handle(self, event: engine.Event) -> None:
-        if isinstance(event, engine.LoadProgress):
-            self._set_state(EngineState("loading", fraction=event.fraction))
-        elif isinstance(event, engine.ModelReady):
-            self._crashes_at_load = 0
-            self._set_state(EngineState("ready", model_name=event.name, fraction=1.0))
-            self.context_changed.emit(0, event.context_length, 0)
-        elif isinstance(event, engine.EngineDied):
-            self._on_died(event)
-        elif isinstance(event, engine.EngineFailure) and event.request_id is None:
-            self._set_state(EngineState("failed", message=event.message))
-            self.problem.emit(event.message, self.tr("Choose another model version."))
-        elif event.request_id in self._foreign_requests:
-            if isinstance(event, engine.RequestDone | engine.EngineFailure):
-                self._foreign_requests.discard(event.request_id)
-            self.trial_event.emit(event)
-        elif self._turn is not None and event.request_id == self._turn.request_id:
-            self._on_turn_event(self._turn, event)
+    def _on_failed(self, request_id: str, message: str, hint: str) -> None:
+        if self._turn is not None and self._turn.request_id == request_id:
+            self._interrupt(self._turn)
+            self.problem.emit(message, hint)
 
-    def _on_turn_event(self, turn: _Turn, event: engine.Event) -> None:
+    def _on_event(self, event: engine.Event) -> None:
+        turn = self._turn
+        if turn is None or getattr(event, "request_id", None) != turn.request_id:
+            return
         if isinstance(event, engine.TextDelta):
             stream = turn.streams[event.stream]
             stream.text += event.text
@@ -451,42 +376,15 @@ class ChatService(QObject):
         elif isinstance(event, engine.StreamDone):
             stream = turn.streams[event.stream]
             self._show_unseen()
-            stream.text, stream.is_done = event.text, True
+            stream.text, stream.is_done = stream.beginning + event.text, True
             state: Literal["stopped", "done"] = "stopped" if event.reason == "stopped" else "done"
-            self._store.update_message(stream.message_id, event.text, state, event.origin)
+            self._store.update_message(stream.message_id, stream.text, state, event.origin)
             self.message_changed.emit(stream.message_id)
         elif isinstance(event, engine.RequestDone):
             self.context_changed.emit(
                 event.prompt_tokens, event.context_length, event.dropped_messages
             )
             self._end_turn()
-        elif isinstance(event, engine.EngineFailure):
-            self._interrupt(turn)
-            self.problem.emit(event.message, "")
-
-    def _on_died(self, event: engine.EngineDied) -> None:
-        for request_id in list(self._foreign_requests):
-            self._foreign_requests.discard(request_id)
-            self.trial_event.emit(engine.EngineFailure(event.message, request_id))
-        had_turn = self._turn is not None
-        if self._turn is not None:
-            self._interrupt(self._turn)
-        if event.during_load:
-            self._crashes_at_load += 1
-        if self._model is None or self._crashes_at_load >= 2:
-            # Twice in a row at loading: a third time would be a loop.
-            self._set_state(EngineState("failed", message=event.message))
-            self.problem.emit(
-                event.message,
-                self.tr("The model is not loaded again by itself. Choose another version."),
-            )
-            return
-        if had_turn:
-            self.problem.emit(
-                event.message,
-                self.tr("What was written is kept; the model is being loaded again."),
-            )
-        self.load_model(self._model)
 
     def _interrupt(self, turn: _Turn) -> None:
         """The turn ended badly: keep its text and say so at the message."""
@@ -540,10 +438,6 @@ class ChatService(QObject):
         if pending != self._pending:
             self._pending = pending
             self.comparison_changed.emit(pending)
-
-    def _set_state(self, state: EngineState) -> None:
-        self._state = state
-        self.engine_changed.emit(state)
 
 
 def _ids(turn: _Turn) -> set[str]:

@@ -119,7 +119,8 @@ class LearningService(QObject):
         self._trial: _Trial | None = None
         trainer.event_received.connect(self._on_event)
         trainer.ended.connect(self._on_ended)
-        chat.trial_event.connect(self._on_trial_event)
+        chat.engine.event_received.connect(self._on_trial_event)
+        chat.engine.request_failed.connect(self._on_trial_failed)
 
     # --- training ---
 
@@ -226,14 +227,16 @@ class LearningService(QObject):
         """Chat with this version from now on."""
         self._models.activate(version_id)
         self._end_offer()
-        self._chat.load_model(self._models.active())
+        self._chat.stop()
+        self._chat.engine.load(self._models.active())
         self.versions_changed.emit()
 
     def roll_back(self) -> None:
         """Chat with the version before this one again."""
         self._models.roll_back()
         self._end_offer()
-        self._chat.load_model(self._models.active())
+        self._chat.stop()
+        self._chat.engine.load(self._models.active())
         self.versions_changed.emit()
 
     def can_roll_back(self) -> bool:
@@ -361,7 +364,7 @@ class LearningService(QObject):
             StreamSpec(seed, model.version_id, model.adapter) for model in (trial.old, trial.new)
         )
         try:
-            self._chat.request(
+            self._chat.engine.request(
                 engine.Generate(trial.request_id, following[2], self._chat.sampling, streams)
             )
         except UserError as error:
@@ -375,14 +378,17 @@ class LearningService(QObject):
             return
         if isinstance(event, engine.StreamDone):
             trial.completions[event.stream] = Completion(event.text, event.origin)
-        elif isinstance(event, engine.EngineFailure):
-            self.problem.emit(event.message, "")
-            self._next_question()
         elif isinstance(event, engine.RequestDone):
             new_index = random.SystemRandom().randrange(2)
             pair = [trial.completions[0], trial.completions[1]]
             shown = (pair[1], pair[0]) if new_index == 0 else (pair[0], pair[1])
             self.trial_question.emit(TrialQuestion(*trial.place, shown, new_index))
+
+    def _on_trial_failed(self, request_id: str, message: str, hint: str) -> None:
+        if self._trial is not None and self._trial.request_id == request_id:
+            self._trial = None
+            self.problem.emit(message, hint)
+            self.trial_question.emit(None)
 
     def _end_offer(self) -> None:
         self._trial = None

@@ -20,7 +20,7 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QVBoxLayout, QWidget
 
 from desktop_app.ui.controls import IconButton, restyle
-from desktop_app.ui.theme import Theme
+from desktop_app.ui.theme import SEND_PADDING, Theme
 
 MOST_LINES: Final = 8
 _SEND_KEYS: Final = (Qt.Key.Key_Return, Qt.Key.Key_Enter)
@@ -220,7 +220,7 @@ class Composer(QWidget):
         return self._is_ready and not self._is_busy and bool(self.text().strip())
 
     def _fit_send(self) -> None:
-        self.send.setFixedSize(self._theme.icon_size + QSize(12, 12))
+        self.send.setFixedSize(self._theme.icon_size + QSize(SEND_PADDING, SEND_PADDING))
 
     def _update_send(self) -> None:
         can_press = self._is_busy or self._can_send()

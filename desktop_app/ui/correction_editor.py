@@ -15,7 +15,8 @@ from desktop_app.ui.controls import Button, TextLabel
 
 _FEWEST_LINES: Final = 2
 _MOST_LINES: Final = 14
-_SPACE: Final = 30
+_SPACE: Final = 36
+"""Frame, padding and what rounding of the line height takes away."""
 
 
 class _Field(QPlainTextEdit):

@@ -8,7 +8,7 @@ from PySide6.QtCore import QEvent, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QVBoxLayout, QWidget
 
-from desktop_app.services.chat_service import EngineState
+from desktop_app.services.engine_service import EngineState
 from desktop_app.ui.controls import Button, ElidedLabel, IconButton, TextLabel, restyle
 from desktop_app.ui.theme import Theme
 
@@ -79,13 +79,12 @@ class ContextMeter(QWidget):
         self.setAccessibleDescription(text)
 
 
-class PrivacyBadge(QFrame):
+class PrivacyBadge(QWidget):
     """ "On this computer only": no word leaves the machine."""
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._theme = theme
-        self.setProperty("kind", "badge")
         self._icon = QLabel()
         self.words = TextLabel("small", wrap=False)
         row = QHBoxLayout(self)
@@ -101,6 +100,13 @@ class PrivacyBadge(QFrame):
         if event.type() == QEvent.Type.LanguageChange:
             self._retranslate()
         super().changeEvent(event)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(self._theme.tokens.surface_sunken))
+        painter.drawRoundedRect(self.rect(), self.height() / 2, self.height() / 2)
 
     def _redraw(self) -> None:
         icon = self._theme.icon("lock", self._theme.tokens.text_muted)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from PySide6.QtCore import QByteArray, QEvent, Qt, QTimer
-from PySide6.QtGui import QCloseEvent, QFontMetrics, QResizeEvent
+from PySide6.QtGui import QCloseEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QApplication,
     QHBoxLayout,
@@ -23,32 +23,29 @@ from PySide6.QtWidgets import (
 )
 
 from desktop_app.paths import Profile
-from desktop_app.services.chat_service import ChatService, EngineState
+from desktop_app.services.chat_service import ChatService
+from desktop_app.services.engine_service import EngineState
 from desktop_app.services.feedback_service import FeedbackService, UndoOffer
 from desktop_app.services.learning_service import LearningService
 from desktop_app.settings import Settings
-from desktop_app.ui.composer import Composer
+from desktop_app.ui.chat_page import ChatPage
 from desktop_app.ui.controls import IconButton, confirm
 from desktop_app.ui.conversation_list import ConversationList
-from desktop_app.ui.conversation_view import ConversationView
 from desktop_app.ui.header import Header
 from desktop_app.ui.language import Language
 from desktop_app.ui.learning_panel import LearningPanel
-from desktop_app.ui.notices import Action, NoticeArea
+from desktop_app.ui.notices import Action
 from desktop_app.ui.sentences import in_our_language
 from desktop_app.ui.settings_dialog import SettingsDialog
 from desktop_app.ui.shortcuts import Shortcuts
 from desktop_app.ui.theme import MAX_SCALE, MIN_SCALE, Theme
 from desktop_app.ui.trial_view import TrialView
-from desktop_app.ui.virtual_list import CHARACTERS, CODE_WIDTH
 from desktop_app.ui.window_state import WindowState, load_window_state, save_window_state
 
 SIDEBAR_WIDTH: Final = 248
 PANEL_WIDTH: Final = 368
 CENTRE_WIDTH: Final = 400
 """Less room than this between side bar and panel, and the side bar makes way."""
-COMPOSER_PADDING: Final = 40
-"""How much wider than a line of text the composer is."""
 ZOOM_STEP: Final = 0.1
 DRAFT_SAVE_MS: Final = 2000
 
@@ -93,7 +90,7 @@ class MainWindow(QMainWindow):
         self._build()
         self._connect()
         self._restore()
-        self._on_engine(chat.engine_state)
+        self._on_engine(chat.engine.state)
         self._on_busy(chat.is_busy)
         self._on_opened(chat.current_conversation)
         self.shortcuts = Shortcuts(self)
@@ -158,6 +155,10 @@ class MainWindow(QMainWindow):
 
     def show_problem(self, message: str, hint: str = "") -> None:
         """Also the last stop of an exception nobody expected."""
+        state = self._chat.engine.state
+        if state.status == "failed" and message == state.message:
+            self._show_engine_failure(f"{message} {hint}".strip())
+            return
         self.notices.show_notice(
             "problem", in_our_language(message), in_our_language(hint), kind="problem"
         )
@@ -209,31 +210,13 @@ class MainWindow(QMainWindow):
         side.addLayout(side_foot)
 
         self.header = Header(theme)
-        self.view = ConversationView(self._chat, self._feedback, theme)
-        self.notices = NoticeArea(theme)
-        self.composer = Composer(theme)
-        foot = QVBoxLayout()
-        foot.setSpacing(8)
-        foot.addWidget(self.notices)
-        foot.addWidget(self.composer)
-        self._foot = column = QWidget()
-        column.setLayout(foot)
-        foot.setContentsMargins(0, 0, 0, 0)
-        foot_row = QHBoxLayout()
-        foot_row.setContentsMargins(16, 8, 16, 16)
-        foot_row.addStretch(1)
-        foot_row.addWidget(column, 1000)
-        foot_row.addStretch(1)
-        chat_page = QWidget()
-        page = QVBoxLayout(chat_page)
-        page.setContentsMargins(0, 0, 0, 0)
-        page.setSpacing(0)
-        page.addWidget(self.view, 1)
-        page.addLayout(foot_row)
-
+        self.chat_page = ChatPage(self._chat, self._feedback, theme)
+        self.view = self.chat_page.view
+        self.notices = self.chat_page.notices
+        self.composer = self.chat_page.composer
         self.trial = TrialView(self._learning, theme)
         self.pages = QStackedWidget()
-        self.pages.addWidget(chat_page)
+        self.pages.addWidget(self.chat_page)
         self.pages.addWidget(self.trial)
         centre = QWidget()
         centre.setObjectName("centre")
@@ -255,25 +238,17 @@ class MainWindow(QMainWindow):
             self.splitter.setStretchFactor(index, 0)
         self.splitter.setSizes([SIDEBAR_WIDTH, 1000, PANEL_WIDTH])
         self.setCentralWidget(self.splitter)
-        theme.changed.connect(self._fit_composer)
-        self._fit_composer()
+        theme.changed.connect(self._make_room)
         self._draft_timer = QTimer(self)
         self._draft_timer.setSingleShot(True)
         self._draft_timer.setInterval(DRAFT_SAVE_MS)
-
-    def _fit_composer(self) -> None:
-        """As wide as the text above it."""
-        line = QFontMetrics(self._theme.font()).averageCharWidth() * CHARACTERS
-        code = QFontMetrics(self._theme.monospace_font()).horizontalAdvance(CODE_WIDTH)
-        self._foot.setMaximumWidth(max(line, code) + COMPOSER_PADDING)
-        self._make_room()
 
     def _connect(self) -> None:
         chat, feedback, learning = self._chat, self._feedback, self._learning
         chat.conversation_opened.connect(self._on_opened)
         chat.conversations_changed.connect(self._show_title)
         chat.busy_changed.connect(self._on_busy)
-        chat.engine_changed.connect(self._on_engine)
+        chat.engine.state_changed.connect(self._on_engine)
         chat.context_changed.connect(self.header.meter.set_context)
         chat.problem.connect(self.show_problem)
         feedback.undo_changed.connect(self._on_feedback)
@@ -316,15 +291,18 @@ class MainWindow(QMainWindow):
         self.composer.set_ready(state.status == "ready")
         self._show_version()
         if state.status == "failed":
-            self.notices.show_notice(
-                "engine",
-                self.tr("The model is not running."),
-                in_our_language(state.message),
-                kind="problem",
-                actions=[Action(self.tr("Restart model"), self._restart_model)],
-            )
+            self._show_engine_failure(state.message)
         elif state.status == "ready":
             self.notices.dismiss("engine")
+
+    def _show_engine_failure(self, why: str) -> None:
+        self.notices.show_notice(
+            "engine",
+            self.tr("The model is not running."),
+            in_our_language(why),
+            kind="problem",
+            actions=[Action(self.tr("Restart model"), self._restart_model)],
+        )
 
     def _on_feedback(self, offer: UndoOffer | None) -> None:
         if offer is None:
@@ -383,7 +361,7 @@ class MainWindow(QMainWindow):
     def _restart_model(self) -> None:
         self.notices.dismiss("engine")
         self.notices.dismiss("problem")
-        self._chat.restart_engine()
+        self._chat.engine.restart()
 
     def _rename_open(self) -> None:
         self.show_sidebar(True)
@@ -401,7 +379,7 @@ class MainWindow(QMainWindow):
             self.trial.setFocus()
 
     def _leave_trial(self) -> None:
-        self.pages.setCurrentIndex(0)
+        self.pages.setCurrentWidget(self.chat_page)
         self.composer.setFocus()
 
     def _is_in_trial(self) -> bool:

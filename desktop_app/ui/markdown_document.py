@@ -10,17 +10,14 @@ Spacing: a block's distance is always its *top* margin, so it never changes when
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from markdown_it.token import Token
 from markdown_it.tree import SyntaxTreeNode
-from PySide6.QtCore import Qt, QUrl
+from PySide6.QtCore import Qt
 from PySide6.QtGui import (
     QBrush,
-    QColor,
     QFont,
     QTextBlockFormat,
     QTextCharFormat,
@@ -34,7 +31,8 @@ from PySide6.QtGui import (
     QTextTableFormat,
 )
 
-from desktop_app.ui.markdown_parser import Block, break_long_words, is_task
+from desktop_app.ui.markdown_inline import InlineWriter, TextStyle
+from desktop_app.ui.markdown_parser import Block, is_task
 
 CODE_ID: Final = QTextFormat.Property.UserProperty.value + 1
 """On each line of a code block: a number that its lines share."""
@@ -52,28 +50,9 @@ INDENT: Final = 26
 QUOTE_INDENT: Final = 16
 CODE_PADDING: Final = 12
 CODE_HEADER: Final = 32
+_CELL_LINE_HEIGHT: Final = (120, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
 _LINE_HEIGHT: Final = (140, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
 _HEADING_SCALE: Final = {1: 1.45, 2: 1.28, 3: 1.14, 4: 1.05}
-_SAFE_SCHEMES: Final = ("https", "http", "mailto")
-_BARE_URL = re.compile(r"https?://[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
-_AFTER_URL: Final = ".,;:!?'*)"
-
-
-@dataclass(frozen=True)
-class TextStyle:
-    """Fonts and colours of a message."""
-
-    body: QFont
-    code: QFont
-    muted: QColor
-    link: QColor
-    code_background: QColor
-    border: QColor
-    header_background: QColor
-
-    @property
-    def size(self) -> float:
-        return self.body.pointSizeF()
 
 
 @dataclass(frozen=True)
@@ -115,14 +94,15 @@ class DocumentWriter:
         self._document = document
         self._cursor = QTextCursor(document)
         self._style = style
+        self._text = InlineWriter(style)
         self._last_code_id = 0
-        self._run = 0
         self.is_fresh = True
         self.code_blocks: list[CodeBlock] = []
 
     def set_style(self, style: TextStyle) -> None:
         """For what is written from now on."""
         self._style = style
+        self._text = InlineWriter(style)
 
     def cut(self, position: int, is_fresh: bool) -> None:
         """Remove everything from ``position`` on; ``is_fresh`` is as it was there."""
@@ -159,7 +139,7 @@ class DocumentWriter:
         self._cursor.movePosition(QTextCursor.MoveOperation.End)
         for line in text.split("\n"):
             self._new_block(_Place(), 0)
-            self._insert(line, QTextCharFormat())
+            self._text.write_plain(self._cursor, line)
 
     def append_code(self, text: str, *, on_new_line: bool) -> None:
         """More of the code block that the document ends with; ``text`` has no newline."""
@@ -168,8 +148,8 @@ class DocumentWriter:
             block_format = QTextBlockFormat(self._cursor.blockFormat())
             block_format.setTopMargin(0)
             self._cursor.insertBlock(block_format)
-            self._run = 0
-        self._insert(text, self._code_format())
+            self._text.begin_block()
+        self._text.write_code(self._cursor, text)
 
     # --- blocks ---
 
@@ -198,7 +178,7 @@ class DocumentWriter:
                 self._set_property(RULE, True)
             case _:  # nothing of Markdown comes here; never lose text
                 self._new_block(place, gap)
-                self._insert(node.content, self._base_format(place))
+                self._text.write_plain(self._cursor, node.content)
 
     def _write_heading(self, node: SyntaxTreeNode, place: _Place, gap: float) -> None:
         level = int(node.tag[1])
@@ -284,10 +264,10 @@ class DocumentWriter:
                     cell.setFormat(shade)
                 self._cursor = cell.firstCursorPosition()
                 block_format = QTextBlockFormat()
-                block_format.setLineHeight(*_LINE_HEIGHT)
+                block_format.setLineHeight(*_CELL_LINE_HEIGHT)
                 block_format.setAlignment(_alignment(cell_node))
                 self._cursor.setBlockFormat(block_format)
-                self._run = 0
+                self._text.begin_block()
                 self._write_inline(cell_node, text)
         self._cursor = QTextCursor(self._document)
         self._cursor.movePosition(QTextCursor.MoveOperation.End)
@@ -311,7 +291,7 @@ class DocumentWriter:
         else:
             self._cursor.insertBlock(block_format, QTextCharFormat())
         self.is_fresh = False
-        self._run = 0
+        self._text.begin_block()
         return block_format
 
     def _set_property(self, key: int, value: object) -> None:
@@ -319,71 +299,15 @@ class DocumentWriter:
         more.setProperty(key, value)
         self._cursor.mergeBlockFormat(more)
 
-    # --- text ---
-
     def _write_inline(
         self, node: SyntaxTreeNode, base: QTextCharFormat, *, is_item: bool = False
     ) -> None:
         for inline in node.children:
-            children = inline.token.children if inline.token is not None else None
-            self._write_tokens(children or [], base, is_item)
-
-    def _write_tokens(self, tokens: Sequence[Token], base: QTextCharFormat, is_item: bool) -> None:
-        formats = [base]
-        after_link = ""
-        for index, token in enumerate(tokens):
-            top = formats[-1]
-            match token.type:
-                case "text":
-                    text = token.content
-                    if is_item and index == 0 and (task := is_task(text)) is not None:
-                        self._set_property(TASK, task[0])
-                        text = text[task[1] :]
-                    self._write_text(text, top)
-                case "softbreak" | "hardbreak":
-                    self._insert("\u2028", top)
-                case "code_inline":
-                    self._insert(token.content, self._code_format(top, is_inline=True))
-                case "image":
-                    self._write_image(token, top)
-                case "link_open":
-                    target = str(token.attrs.get("href", ""))
-                    link = self._link_format(top, target)
-                    after_link = "" if link.isAnchor() else f" ({target})"
-                    formats.append(link)
-                case "link_close":
-                    formats.pop()
-                    self._insert(after_link, formats[-1])
-                case "strong_open" | "em_open" | "s_open":
-                    formats.append(_emphasised(top, token.type))
-                case "strong_close" | "em_close" | "s_close":
-                    formats.pop()
-                case _:
-                    self._insert(token.content, top)
-
-    def _write_text(self, text: str, base: QTextCharFormat) -> None:
-        """Text; addresses in it become links."""
-        start = 0
-        if not base.isAnchor() and "://" in text:
-            for match in _BARE_URL.finditer(text):
-                address = match[0].rstrip(_AFTER_URL)
-                self._insert(text[start : match.start()], base)
-                self._insert(address, self._link_format(base, address))
-                start = match.start() + len(address)
-        self._insert(text[start:], base)
-
-    def _write_image(self, token: Token, base: QTextCharFormat) -> None:
-        """A model's picture is never loaded: its description stands there, as a link."""
-        target = str(token.attrs.get("src", ""))
-        link = self._link_format(base, target)
-        self._insert(token.content or target, link)
-        if not link.isAnchor() and token.content:
-            self._insert(f" ({target})", base)
-
-    def _insert(self, text: str, text_format: QTextCharFormat) -> None:
-        if text:
-            text, self._run = break_long_words(text, self._run)
-            self._cursor.insertText(text, text_format)
+            tokens = list((inline.token.children if inline.token is not None else None) or [])
+            if is_item and tokens and (task := is_task(tokens[0].content)) is not None:
+                self._set_property(TASK, task[0])
+                tokens[0] = tokens[0].copy(content=tokens[0].content[task[1] :])
+            self._text.write(self._cursor, tokens, base)
 
     def _base_format(self, place: _Place) -> QTextCharFormat:
         text = QTextCharFormat()
@@ -391,48 +315,8 @@ class DocumentWriter:
             text.setForeground(self._style.muted)
         return text
 
-    def _code_format(
-        self, base: QTextCharFormat | None = None, *, is_inline: bool = False
-    ) -> QTextCharFormat:
-        text = QTextCharFormat(base) if base is not None else QTextCharFormat()
-        size = base.fontPointSize() if base is not None else 0
-        text.setFontFamilies(self._style.code.families())
-        text.setFontPointSize((size or self._style.size) * 0.96)
-        text.setFontFixedPitch(True)
-        if is_inline:
-            text.setBackground(self._style.code_background)
-        return text
-
-    def _link_format(self, base: QTextCharFormat, target: str) -> QTextCharFormat:
-        """A link where it leads to a place one may ask to go to, else plain text."""
-        text = QTextCharFormat(base)
-        if is_safe_link(QUrl(target)):
-            text.setAnchor(True)
-            text.setAnchorHref(target)
-            text.setForeground(self._style.link)
-            text.setFontUnderline(True)
-        return text
-
     def _em(self, factor: float) -> float:
         return round(self._style.size * 1.35 * factor)
-
-
-def is_safe_link(url: QUrl) -> bool:
-    """Whether a person may be asked to open this: the web and mail, nothing else."""
-    if url.scheme().lower() == "mailto":
-        return bool(url.path())
-    return url.isValid() and url.scheme().lower() in _SAFE_SCHEMES and bool(url.host())
-
-
-def _emphasised(base: QTextCharFormat, kind: str) -> QTextCharFormat:
-    text = QTextCharFormat(base)
-    if kind == "strong_open":
-        text.setFontWeight(QFont.Weight.Bold)
-    elif kind == "em_open":
-        text.setFontItalic(True)
-    else:
-        text.setFontStrikeOut(True)
-    return text
 
 
 def _alignment(cell: SyntaxTreeNode) -> Qt.AlignmentFlag:

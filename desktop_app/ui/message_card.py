@@ -170,9 +170,11 @@ class CompletionCard(RowWidget):
         self.indicator = WritingIndicator(theme, self)
         self._note, note_row = action_row(self)
         self._note_text = TextLabel("muted", wrap=False)
+        self.go_on = Button("plain")
         self.again = Button("plain")
         note_row.addWidget(self._note_text)
         note_row.addSpacing(8)
+        note_row.addWidget(self.go_on)
         note_row.addWidget(self.again)
         note_row.addStretch(1)
         self._actions, row = action_row(self)
@@ -202,6 +204,7 @@ class CompletionCard(RowWidget):
         self._copy.clicked.connect(self.view.copy_all)
         self._regenerate.clicked.connect(self._write_again)
         self.again.clicked.connect(self._write_again)
+        self.go_on.clicked.connect(self._go_on)
         self._compare.clicked.connect(self._compare_two)
         self._siblings.stepped.connect(self._show_sibling)
         self.corrected.clicked.connect(self.begin_correction)
@@ -225,7 +228,7 @@ class CompletionCard(RowWidget):
                 self.view.finish()
         is_free = not self._chat.is_busy
         self._siblings.show_place(message.sibling_index, message.sibling_count, is_enabled=is_free)
-        for button in (self._regenerate, self._compare, self.again):
+        for button in (self._regenerate, self._compare, self.again, self.go_on):
             button.setEnabled(is_free)
         self._retranslate_note()
         self.refresh_feedback()
@@ -314,6 +317,9 @@ class CompletionCard(RowWidget):
             if had_focus:
                 self.down.setFocus()
 
+    def _go_on(self) -> None:
+        self._chat.go_on(self._message.id)
+
     def _write_again(self) -> None:
         self._chat.regenerate(self._message.id)
 
@@ -334,6 +340,8 @@ class CompletionCard(RowWidget):
         else:
             text = self.tr("The model stopped before it wrote anything.")
         self._note_text.setText(text)
+        was_cut_off = self._message.state in ("stopped", "interrupted")
+        self.go_on.setVisible(was_cut_off and bool(self._message.content.strip()))
         self.again.setVisible(self._message.state == "interrupted")
 
     def _retranslate(self) -> None:
@@ -346,6 +354,7 @@ class CompletionCard(RowWidget):
         self._regenerate.set_name(self.tr("Write it again"))
         self._compare.set_name(self.tr("Write two and compare them"))
         self.again.setText(self.tr("Write it again"))
+        self.go_on.setText(self.tr("Go on"))
         self.corrected.setText(self.tr("Your correction is kept"))
         self.corrected.setAccessibleName(self.tr("Your correction is kept. Open it."))
         self._retranslate_note()

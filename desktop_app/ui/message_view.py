@@ -37,9 +37,8 @@ from desktop_app.ui.markdown_document import (
     CODE_HEADER,
     CODE_ID,
     INDENT,
-    TextStyle,
-    is_safe_link,
 )
+from desktop_app.ui.markdown_inline import TextStyle, is_safe_link
 from desktop_app.ui.markdown_parser import BREAK
 from desktop_app.ui.message_decorations import is_code_line, paint_decorations
 from desktop_app.ui.streaming_document import StreamingDocument

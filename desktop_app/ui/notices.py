@@ -18,7 +18,7 @@ from desktop_app.ui.controls import Button, IconButton, TextLabel, TextRole
 from desktop_app.ui.theme import Theme
 
 Kind = Literal["info", "success", "problem"]
-MOST_AT_ONCE: Final = 3
+MOST_AT_ONCE: Final = 2
 _SECONDS: Final[dict[Kind, float]] = {"info": 8.0, "success": 8.0, "problem": 0.0}
 _ICONS: Final[dict[Kind, tuple[str, str]]] = {
     "info": ("info", "text_muted"),
@@ -71,11 +71,17 @@ class Notice(QFrame):
         row.setSpacing(8)
         row.addWidget(self._icon)
         row.addLayout(texts, 1)
+        buttons = QHBoxLayout()
         for action in actions:
             button = Button("quiet", action.label)
             button.clicked.connect(self._leave)
             button.clicked.connect(action.run)
-            row.addWidget(button)
+            buttons.addWidget(button)
+        if hint:  # under the words, which want the width
+            buttons.addStretch(1)
+            texts.addLayout(buttons)
+        else:
+            row.addLayout(buttons)
         self._cross = IconButton(theme, "close")
         self._cross.clicked.connect(self._leave)
         row.addWidget(self._cross)

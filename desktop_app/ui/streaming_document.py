@@ -18,8 +18,8 @@ from desktop_app.ui.markdown_document import (
     CODE_PADDING,
     CodeBlock,
     DocumentWriter,
-    TextStyle,
 )
+from desktop_app.ui.markdown_inline import TextStyle
 from desktop_app.ui.markdown_parser import (
     Block,
     OpenFence,

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from string import Template
 from typing import Final, Literal
 
@@ -33,6 +34,10 @@ Appearance = Literal["system", "light", "dark"]
 ICON_SIZE: Final = 20
 READABLE_POINTS: Final = 10.5
 """Text is at least this large at 100 %: these are pages to read, not buttons to find."""
+SEND_PADDING: Final = 12
+"""What the round Send button is wider than its icon."""
+_ICON_SIZES: Final = (20, 24, 30, 40)
+"""An icon is never drawn larger than it was made: one of these for each text size."""
 _ICON_RATIOS: Final = (1, 2, 3)
 _APP_ICON_SIZES: Final = (16, 24, 32, 48, 64, 128, 256)
 _DISABLED_OPACITY: Final = 0.38
@@ -242,6 +247,7 @@ class Theme(QObject):
         """The application's style sheet with the tokens filled in."""
         path = resources() / "styles" / "attune.qss"
         values = {name: str(value) for name, value in asdict(self._tokens).items()}
+        values["send_radius"] = str((self.icon_size.width() + SEND_PADDING) // 2)  # a circle
         values["icons"] = (resources() / "icons").as_posix()
         values["tone"] = "dark" if self._is_dark else "light"
         return Template(path.read_text(encoding="utf-8")).substitute(values)
@@ -327,8 +333,8 @@ def _draw_icon(name: str, colour: str) -> QIcon:
     renderer = QSvgRenderer(QByteArray(svg.encode("utf-8")))
     icon = QIcon()
     for mode, opacity in ((QIcon.Mode.Normal, 1.0), (QIcon.Mode.Disabled, _DISABLED_OPACITY)):
-        for ratio in _ICON_RATIOS:
-            pixmap = _render(renderer, ICON_SIZE * ratio, opacity)
+        for size, ratio in product(_ICON_SIZES, _ICON_RATIOS):
+            pixmap = _render(renderer, size * ratio, opacity)
             pixmap.setDevicePixelRatio(ratio)
             icon.addPixmap(pixmap, mode)
     return icon

@@ -94,7 +94,8 @@ class TrialView(QWidget):
         self.progress.setTextVisible(False)
         self.place = TextLabel("small", wrap=False)
         top = QHBoxLayout()
-        top.addWidget(self._title, 1)
+        top.addWidget(self._title)
+        top.addStretch(1)
         top.addWidget(self.place)
         top.addWidget(self.leave)
         self.pages = QStackedWidget()
@@ -277,6 +278,7 @@ class TrialView(QWidget):
     def _show_page(self, page: QWidget) -> None:
         self.pages.setCurrentWidget(page)
         is_result = page is self.result_page
+        self._title.setVisible(not is_result)
         self._about.setVisible(not is_result)
         self.progress.setVisible(not is_result)
         self.place.setVisible(not is_result and self._number > 0)

@@ -28,6 +28,7 @@ from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QWidget
 
 from desktop_app.ui.controls import IconButton
 from desktop_app.ui.message_view import KEYBOARD_REASONS
+from desktop_app.ui.tab_order import tab_target
 from desktop_app.ui.theme import Theme
 
 ROWS_AROUND: Final = 4
@@ -223,20 +224,7 @@ class VirtualList(QAbstractScrollArea):
 
     def focusNextPrevChild(self, next: bool) -> bool:
         """Tab goes through the rows as they are seen, not as they were made."""
-        chain = [widget for row in self._in_order() for widget in _tab_stops(row)]
-        focused = self.focusWidget()
-        if focused is self or focused is None:
-            visible = [widget for widget in chain if not widget.visibleRegion().isEmpty()]
-            target = visible[0] if visible and next else None
-        elif focused in chain:
-            index = chain.index(focused) + (1 if next else -1)
-            target = chain[index] if 0 <= index < len(chain) else None
-            if target is None and not next:
-                target = self
-        else:
-            target = None
-        if target is None:
-            target = self._outside(next)
+        target = tab_target(self, self._in_order(), forward=next)
         if target is None:
             return super().focusNextPrevChild(next)
         reason = Qt.FocusReason.TabFocusReason if next else Qt.FocusReason.BacktabFocusReason
@@ -376,16 +364,6 @@ class VirtualList(QAbstractScrollArea):
     def _in_order(self) -> list[RowWidget]:
         return [self._rows[key] for key in sorted(self._rows, key=self._index.__getitem__)]
 
-    def _outside(self, next: bool) -> QWidget | None:
-        """The next place for Tab outside the list."""
-        start: QWidget = self.focusWidget() or self
-        widget = start.nextInFocusChain() if next else start.previousInFocusChain()
-        while widget is not None and widget is not start:
-            if not self.isAncestorOf(widget) and widget is not self and _is_tab_stop(widget):
-                return widget
-            widget = widget.nextInFocusChain() if next else widget.previousInFocusChain()
-        return None
-
     def _on_height_changed(self) -> None:
         sender = self.sender()
         for key, row in self._rows.items():
@@ -410,12 +388,3 @@ class VirtualList(QAbstractScrollArea):
 
 def _focus_widget(row: QWidget) -> QWidget:
     return row.window().focusWidget() or row.window()
-
-
-def _tab_stops(row: QWidget) -> list[QWidget]:
-    return [widget for widget in row.findChildren(QWidget) if _is_tab_stop(widget)]
-
-
-def _is_tab_stop(widget: QWidget) -> bool:
-    takes_tab = widget.focusPolicy() & Qt.FocusPolicy.TabFocus
-    return bool(takes_tab) and widget.isVisible() and widget.isEnabled()

@@ -135,8 +135,13 @@ def render_prompt(
             raise _template_refusal(second) from second
 
 
-def encode(segments: Sequence[Segment], vocabulary: Vocabulary) -> list[int]:
-    """Token ids of a rendered prompt, beginning with at most one BOS token."""
+def encode(
+    segments: Sequence[Segment], vocabulary: Vocabulary, *, beginning: str = ""
+) -> list[int]:
+    """Token ids of a rendered prompt, beginning with at most one BOS token.
+
+    ``beginning`` is the start of the completion, where one that was cut off goes on.
+    """
     special = _markers(vocabulary)
     pattern = _pattern(tuple(special))
     forgeable = _forgeable(segments, vocabulary)
@@ -162,6 +167,8 @@ def encode(segments: Sequence[Segment], vocabulary: Vocabulary) -> list[int]:
     close_run()
     if vocabulary.bos_id is not None and ids[:1] != [vocabulary.bos_id]:
         ids.insert(0, vocabulary.bos_id)
+    if beginning:
+        ids.extend(_tokenize_run(beginning, vocabulary, forgeable, continues=True))
     return ids
 
 

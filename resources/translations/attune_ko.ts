@@ -89,7 +89,7 @@
     <message numerus="yes">
         <source>Like or correct %n more answer(s), and your model can learn from them.</source>
         <translation>
-            <numerusform>답변 %n개에 더 좋아요를 누르거나 고쳐 쓰면 모델이 배울 수 있어요.</numerusform>
+            <numerusform>답변 %n개에 좋아요를 더 누르거나 고쳐 쓰면 모델이 배울 수 있어요.</numerusform>
         </translation>
     </message>
 </context>
@@ -495,7 +495,7 @@
     <message numerus="yes">
         <source>Like or correct %n more answer(s) first.</source>
         <translation>
-            <numerusform>먼저 답변 %n개에 더 좋아요를 누르거나 고쳐 써 주세요.</numerusform>
+            <numerusform>먼저 답변 %n개에 좋아요를 더 누르거나 고쳐 써 주세요.</numerusform>
         </translation>
     </message>
     <message>
@@ -521,6 +521,29 @@
     <message>
         <source>Chat a little first: the comparison uses your own prompts.</source>
         <translation>먼저 조금 대화해 주세요. 비교에는 내가 보낸 메시지를 써요.</translation>
+    </message>
+</context>
+<context>
+    <name>LinkQuestion</name>
+    <message>
+        <source>Open this link?</source>
+        <translation>이 링크를 열까요?</translation>
+    </message>
+    <message>
+        <source>This link leads to {0}.</source>
+        <translation>{0}(으)로 이어지는 링크예요.</translation>
+    </message>
+    <message>
+        <source>Open in the browser</source>
+        <translation>브라우저에서 열기</translation>
+    </message>
+    <message>
+        <source>Copy the address</source>
+        <translation>주소 복사</translation>
+    </message>
+    <message>
+        <source>Cancel</source>
+        <translation>취소</translation>
     </message>
 </context>
 <context>

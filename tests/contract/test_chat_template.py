@@ -419,6 +419,8 @@ def test_a_training_example_is_the_prompt_as_sent_and_what_is_learned_after_it(
     sent = encode(prompt, ours)
     for completion in ("네, 알겠습니다. 👋", " leading", "\n", "<|im_end|> typed </s>"):
         example = training_example(prompt, completion, ours)
+        # Going on with a completion is asking with the ids that were learned.
+        assert encode(prompt, ours, beginning=completion) == list(example.ids[:-1])
         learned = example.ids[len(sent) :]
         assert list(example.ids[: len(sent)]) == sent
         assert example.completion_mask == (False,) * len(sent) + (True,) * len(learned)

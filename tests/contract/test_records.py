@@ -100,8 +100,9 @@ def _changed(**changes: object) -> str:
     ],
 )
 def test_a_broken_record_is_refused_with_a_reason(line: str) -> None:
-    with pytest.raises(InputError, match="."):
+    with pytest.raises(InputError) as refusal:
         from_json_line(line)
+    assert str(refusal.value)
 
 
 def test_a_comparison_needs_a_rank_for_each_of_two_completions() -> None:

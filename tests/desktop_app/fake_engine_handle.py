@@ -99,4 +99,4 @@ class FakeEngineHandle:
 
     def _tell(self, event: Event) -> None:
         # As EngineClient does, with the service's own queue to the GUI thread.
-        self._chat.receive(event)
+        self._chat.engine.receive(event)

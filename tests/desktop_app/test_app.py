@@ -18,13 +18,15 @@ from pytestqt.qtbot import QtBot
 from desktop_app.app import App, Options
 from desktop_app.paths import open_profile
 
+TALKING_APP = Path(__file__).with_name("talking_app.py")
+
 
 @pytest.fixture
 def app(qtbot: QtBot, tmp_path: Path) -> Iterator[App]:
     opened = App(open_profile(tmp_path / "profile"), Options(fake_engine=True))
     qtbot.addWidget(opened.window)
     opened.start()
-    qtbot.waitUntil(lambda: opened.chat.engine_state.status == "ready", timeout=20_000)
+    qtbot.waitUntil(lambda: opened.chat.engine.state.status == "ready", timeout=20_000)
     yield opened
     opened.close()
 
@@ -72,28 +74,14 @@ def test_a_second_window_on_the_same_profile_is_refused_in_words(tmp_path: Path)
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
 @pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_completion_keeps_all_but_the_last_second(
-    tmp_path: Path,
+    tmp_path: Path, repository: Path
 ) -> None:
     """The user message always, the completion up to its last second, and no child left."""
-    program = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from PySide6.QtCore import QTimer\n"
-        "from PySide6.QtWidgets import QApplication\n"
-        "from desktop_app import app as module\n"
-        "from desktop_app.inference.engine_client import engine_command\n"
-        "module.engine_command = lambda *a: engine_command('--fake', '--seconds-per-token', '0.01')\n"
-        "application = QApplication([])\n"
-        "app = module.App(module.open_profile(Path(sys.argv[1])), module.Options())\n"
-        "app.start()\n"
-        "QTimer.singleShot(0, lambda: app.chat.send('!long one two three four five'))\n"
-        "shown = []\n"
-        "app.chat.text_appended.connect(lambda i, t: (shown.append(t), print(len(''.join(shown)), flush=True)))\n"
-        "QTimer.singleShot(500, lambda: print('child', app.engine.process_id, flush=True))\n"
-        "application.exec()\n"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(TALKING_APP), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(repository)},
     )
     assert process.stdout is not None
     seen: list[tuple[float, int]] = []

@@ -24,6 +24,12 @@ def example(seed: int, prompt: int, completion: int) -> TrainingExample:
 EXAMPLES = [example(n, 3 + 5 * n, 2 + 3 * (n % 3)) for n in range(8)]
 
 
+def moved(one: TrainingExample) -> TrainingExample:
+    """The same prompt with another completion."""
+    ids = zip(one.ids, one.completion_mask, strict=True)
+    return dataclasses.replace(one, ids=tuple((t + 57 * m) % 400 for t, m in ids))
+
+
 def stage_run(folder: Path, emit: Emit = lambda event: None) -> StageRun:
     return StageRun("sft", folder, emit, lambda: False, 1000)
 
@@ -78,13 +84,7 @@ def test_rising_held_out_loss_ends_training_and_keeps_the_best_epoch(
     policy: Policy, tmp_path: Path
 ) -> None:
     # Held out: the same prompts with other completions, which memorising makes unlikely.
-    held_out = [
-        TrainingExample(
-            tuple(t if not m else (t + 57) % 400 for t, m in zip(e.ids, e.completion_mask, strict=True)),
-            e.completion_mask,
-        )
-        for e in EXAMPLES
-    ]  # fmt: skip
+    held_out = [moved(one) for one in EXAMPLES]
     events = []
     recipe = dataclasses.replace(RECIPE, epochs=20, learning_rate=2e-2)
     result = sft.train_sft(

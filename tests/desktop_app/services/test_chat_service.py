@@ -12,7 +12,8 @@ from pytestqt.qtbot import QtBot
 
 from desktop_app.inference.engine import ModelRef
 from desktop_app.inference.engine_client import EngineClient, engine_command
-from desktop_app.services.chat_service import ChatService, EngineState, PendingComparison
+from desktop_app.services.chat_service import ChatService, PendingComparison
+from desktop_app.services.engine_service import EngineState
 from desktop_app.storage.chat_store import ChatStore
 from desktop_app.storage.database import Database
 
@@ -27,19 +28,19 @@ class Talk:
         self.database = Database(path)
         self.store = ChatStore(self.database)
         self.chat = ChatService(self.store)
-        self.engine = EngineClient(engine_command("--fake"), self.chat.receive)
+        self.engine = EngineClient(engine_command("--fake"), self.chat.engine.receive)
         self.problems: list[str] = []
         self.states: list[EngineState] = []
         self.chat.problem.connect(self._note_problem)
-        self.chat.engine_changed.connect(self.states.append)
+        self.chat.engine.state_changed.connect(self.states.append)
         self.chat.open_last()
-        self.chat.attach_engine(self.engine, model)
+        self.chat.engine.attach(self.engine, model)
 
     def _note_problem(self, message: str, hint: str) -> None:
         self.problems.append(f"{message} {hint}".strip())
 
     def wait_ready(self) -> None:
-        self.qtbot.waitUntil(lambda: self.chat.engine_state.status == "ready", timeout=20_000)
+        self.qtbot.waitUntil(lambda: self.chat.engine.state.status == "ready", timeout=20_000)
 
     def ask(self, text: str) -> None:
         self.chat.send(text)
@@ -148,12 +149,12 @@ def test_a_dead_engine_is_told_its_text_kept_and_it_is_started_again(
 
 def test_two_crashes_while_loading_end_the_attempts(open_talk: Callable[..., Talk]) -> None:
     talk = open_talk(ModelRef("!crash", "/nowhere/bad.gguf", "cd" * 32))
-    talk.qtbot.waitUntil(lambda: talk.chat.engine_state.status == "failed", timeout=20_000)
+    talk.qtbot.waitUntil(lambda: talk.chat.engine.state.status == "failed", timeout=20_000)
     assert sum(state.status == "loading" and state.fraction == 0.0 for state in talk.states) == 2
     assert "not loaded again by itself" in talk.problems[-1]
     talk.chat.send("hello")
     assert talk.texts() == ["hello"]  # kept, though nobody can answer
-    talk.chat.load_model(MODEL)
+    talk.chat.engine.load(MODEL)
     talk.wait_ready()
     talk.chat.answer_again(talk.chat.messages(talk.chat.current_conversation)[0].id)
     talk.wait_idle()
@@ -200,6 +201,24 @@ def test_a_text_cut_off_by_a_crash_of_the_app_is_marked_at_the_next_start(
     talk = open_talk()
     answer = talk.chat.messages(talk.chat.current_conversation)[1]
     assert (answer.state, answer.content) == ("interrupted", "half a sen")
+
+
+def test_a_completion_that_was_cut_off_goes_on_where_it_broke_off(talk: Talk) -> None:
+    conversation = talk.store.create_conversation()
+    asked = talk.store.add_message(conversation.id, None, "user", "one two three")
+    cut = talk.store.add_message(
+        conversation.id, asked.id, "assistant", "You said:", state="interrupted"
+    )
+    talk.chat.open_conversation(conversation.id)
+    shown: list[str] = []
+    talk.chat.text_appended.connect(lambda _, text: shown.append(text))
+    talk.chat.go_on(cut.id)
+    assert talk.chat.message(cut.id).content == "You said:"
+    talk.wait_idle()
+    (answer,) = talk.chat.messages(conversation.id)[1:]
+    assert (answer.id, answer.state, answer.sibling_count) == (cut.id, "done", 1)
+    assert answer.content == "You said:" + "".join(shown)
+    assert sorted(answer.content.removeprefix("You said:").split()) == ["one", "three", "two"]
 
 
 def test_deleting_a_conversation_can_be_undone(talk: Talk) -> None:

@@ -96,6 +96,7 @@ class Home:
         self, qtbot: QtBot, folder: Path, model: Path, trainer_mode: str, settings: Settings
     ) -> None:
         self.qtbot = qtbot
+        self._undressed = (QApplication.font(), QApplication.palette())
         self.profile = open_profile(folder)
         self.settings = settings
         self.database = Database(self.profile.database)
@@ -117,12 +118,12 @@ class Home:
         self.theme = Theme()
         self.language = Language()
         self._apply(settings)
-        self.engine = InProcessEngine(self.chat.receive)
+        self.engine = InProcessEngine(self.chat.engine.receive)
         self._windows: list[MainWindow] = []
         self.window = self.open_window()
         self.chat.open_last()
-        self.chat.attach_engine(self.engine, self.models.active())
-        qtbot.waitUntil(lambda: self.chat.engine_state.status == "ready")
+        self.chat.engine.attach(self.engine, self.models.active())
+        qtbot.waitUntil(lambda: self.chat.engine.state.status == "ready")
 
     def open_window(self) -> MainWindow:
         window = MainWindow(
@@ -177,9 +178,16 @@ class Home:
         self.database.close()
         self.language.set("en")
         self.theme.set_appearance("system")
+        self._undress()
+
+    def _undress(self) -> None:
+        """Give the application the look it had before."""
         application = QApplication.instance()
         assert isinstance(application, QApplication)
+        font, palette = self._undressed
         application.setStyleSheet("")
+        application.setFont(font)
+        application.setPalette(palette)
 
     def _apply(self, settings: Settings) -> None:
         self.settings = settings

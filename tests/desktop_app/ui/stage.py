@@ -33,7 +33,7 @@ class Stage:
         self.chat = ChatService(self.store)
         self.feedback = FeedbackService(self.store, self.feedback_store)
         self.engine = FakeEngineHandle(self.chat)
-        self.chat.attach_engine(self.engine, MODEL)
+        self.chat.engine.attach(self.engine, MODEL)
         self.view = ConversationView(self.chat, self.feedback, theme)
         self.view.resize(QSize(800, 600))
         qtbot.addWidget(self.view)

@@ -8,7 +8,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLineEdit
 from pytestqt.qtbot import QtBot
 
-from desktop_app.ui.conversation_list import EXCERPT_ROLE, ID_ROLE
+from desktop_app.ui.conversation_rows import EXCERPT_ROLE, ID_ROLE
 from tests.desktop_app.ui.home import Home, button
 
 

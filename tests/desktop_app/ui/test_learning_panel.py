@@ -79,7 +79,7 @@ def test_using_the_offer_at_once(qtbot: QtBot, home: Home) -> None:
     wait_for(home, "offered")
     page.offer.use.click()
     assert home.learning.active_version() == home.learning.versions()[1].version_id
-    qtbot.waitUntil(lambda: home.chat.engine_state.status == "ready")
+    qtbot.waitUntil(lambda: home.chat.engine.state.status == "ready")
     assert "Personal model 1" in home.window.header.status.text()
 
 

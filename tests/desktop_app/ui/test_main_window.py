@@ -77,7 +77,7 @@ def test_regenerating_by_key_makes_a_sibling(qtbot: QtBot, home: Home) -> None:
 
 def test_a_model_that_fails_says_so_and_can_be_restarted(qtbot: QtBot, home: Home) -> None:
     home.engine.fail("The file is damaged.")
-    qtbot.waitUntil(lambda: home.chat.engine_state.status == "failed")
+    qtbot.waitUntil(lambda: home.chat.engine.state.status == "failed")
     window = home.window
     assert "not running" in window.header.status.text()
     assert window.header.status.restart.isVisible()
@@ -87,7 +87,7 @@ def test_a_model_that_fails_says_so_and_can_be_restarted(qtbot: QtBot, home: Hom
     assert notice is not None
     assert "The file is damaged." in notice.accessibleName()
     button(notice, "Restart model").click()
-    qtbot.waitUntil(lambda: home.chat.engine_state.status == "ready")
+    qtbot.waitUntil(lambda: home.chat.engine.state.status == "ready")
     assert window.notices.notice("engine") is None
     assert window.composer.send.isEnabled()
     assert window.composer.text() == "waits"

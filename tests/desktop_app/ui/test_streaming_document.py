@@ -15,8 +15,8 @@ from desktop_app.ui.markdown_document import (
     QUOTE_BARS,
     RULE,
     TASK,
-    TextStyle,
 )
+from desktop_app.ui.markdown_inline import TextStyle
 from desktop_app.ui.streaming_document import StreamingDocument
 from tests.desktop_app.ui.markdown_samples import AWKWARD, EVERYTHING, KOREAN, SAMPLES
 

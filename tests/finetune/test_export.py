@@ -1,0 +1,212 @@
+"""What is exported is what was trained: in llama.cpp, in the metadata, at every quantisation."""
+
+import dataclasses
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from finetune import export
+from finetune.contract.chat_template import CHATML
+from finetune.contract.gguf_file import read_header
+from finetune.export import (
+    ExportFailed,
+    check_parity,
+    compare,
+    possible_quantization,
+    require_quantization,
+    torch_logits,
+    write_adapter,
+    write_merged,
+)
+from finetune.gguf_weights import load_trunk, read_adapter
+from finetune.parity import LlamaCppFailed, Question, answer, ask_in_child
+from finetune.policy import Policy
+from finetune.vocabulary import GgufVocabulary
+from tests import tiny_models
+from tests.finetune.crash import crash
+from tests.finetune.test_policy import filled
+
+SEQUENCES = [tuple(range(3, 40)), tuple(range(50, 70))]
+ROLES = ("sft", "ppo")
+
+
+@pytest.fixture(scope="module")
+def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of 256, so that K-quants are possible."""
+    shape = tiny_models.TinyShape(width=256, layers=2, heads=4, kv_heads=2, feed_forward=256)
+    folder = tmp_path_factory.mktemp("wide")
+    return tiny_models.write_model(folder / "wide.gguf", shape=shape, quantization="F16")
+
+
+def trained(path: Path) -> Policy:
+    return filled(Policy(load_trunk(path)), *ROLES)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("F32", 2e-4), ("F16", 0.05), ("Q8_0", 0.6)])
+def test_an_exported_adapter_is_the_trained_model_in_llama_cpp(
+    tmp_path: Path, kind: str, tolerance: float
+) -> None:
+    base = tiny_models.write_model(tmp_path / "base.gguf", quantization=kind)
+    policy = trained(base)
+    write_adapter(tmp_path / "a.gguf", read_header(base), policy.joined(ROLES), {"run_id": "r"})
+    theirs = answer(Question(base, tmp_path / "a.gguf", (), tuple(SEQUENCES))).logits
+    ours = torch_logits(policy, SEQUENCES, *ROLES)
+    plain = torch_logits(policy, SEQUENCES)
+    for own, other, without in zip(ours, theirs, plain, strict=True):
+        assert np.abs(own - other).max() < tolerance
+        assert np.abs(own - without).max() > 5 * tolerance  # the adapter does something
+
+
+def test_an_exported_adapter_is_read_back_exactly(tmp_path: Path, tiny_gguf: Path) -> None:
+    policy = trained(tiny_gguf)
+    weights = policy.joined(ROLES)
+    header = read_header(tiny_gguf)
+    write_adapter(tmp_path / "a.gguf", header, weights, {})
+    again = read_adapter(tmp_path / "a.gguf", header)
+    assert set(again) == set(weights)
+    for path, (a, b) in weights.items():
+        assert torch.equal(again[path][0], a)
+        assert torch.equal(again[path][1], b)
+
+
+def test_the_merged_model_carries_everything_over_and_says_where_it_is_from(
+    tmp_path: Path, tiny_gguf: Path
+) -> None:
+    policy = trained(tiny_gguf)
+    write_merged(
+        tmp_path / "m.gguf", tiny_gguf, policy.joined(ROLES), "F16", {"run_id": "r", "parent": ""}
+    )
+    before, after = read_header(tiny_gguf), read_header(tmp_path / "m.gguf")
+    for key, value in before.metadata.items():
+        assert after.metadata[key] == value, key
+    assert after.metadata["attune.run_id"] == "r"
+    assert after.chat_template == CHATML
+    assert set(after.tensors) == set(before.tensors)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+
+
+@pytest.mark.parametrize("quantization", list(export.FTYPES))
+def test_merged_models_score_as_the_trained_one_at_every_quantisation(
+    tmp_path: Path, wide_gguf: Path, quantization: export.Quantization
+) -> None:
+    policy = trained(wide_gguf)
+    weights = policy.joined(ROLES)
+    assert possible_quantization(read_header(wide_gguf), quantization) == quantization
+    write_merged(tmp_path / "m.gguf", wide_gguf, weights, quantization, {})
+    theirs = answer(Question(tmp_path / "m.gguf", None, (), tuple(SEQUENCES))).logits
+    found = compare(torch_logits(policy, SEQUENCES, *ROLES), theirs)
+    # Random weights suffer more from four bits than trained ones do.
+    assert found.kl < {"F16": 1e-3, "Q8_0": 5e-3, "Q6_K": 0.05, "Q5_K_M": 0.2}.get(quantization, 1)
+
+
+def test_rows_that_are_no_multiple_of_256_rule_out_k_quants(tiny_gguf: Path) -> None:
+    header = read_header(tiny_gguf)
+    assert possible_quantization(header, "Q4_K_M") == "Q8_0"
+    assert possible_quantization(header, "F16") == "F16"
+
+
+def test_names_of_quantisations_are_checked() -> None:
+    assert require_quantization("q4_k_m") == "Q4_K_M"
+    with pytest.raises(ValueError, match="Q9"):
+        require_quantization("Q9")
+
+
+def written(folder: Path, base: Path, policy: Policy) -> tuple[Path, Path]:
+    weights = policy.joined(ROLES)
+    write_adapter(folder / "a.gguf", read_header(base), weights, {})
+    write_merged(folder / "m.gguf", base, weights, "Q8_0", {})
+    return folder / "a.gguf", folder / "m.gguf"
+
+
+def parity(policy: Policy, base: Path, adapter: Path, merged: Path) -> dict[str, float]:
+    vocabulary = GgufVocabulary(base, CHATML)
+    return check_parity(policy, ROLES, base, adapter, merged, "Q8_0", vocabulary, SEQUENCES)
+
+
+def test_the_parity_gate_passes_a_sound_export(tmp_path: Path, tiny_gguf: Path) -> None:
+    policy = trained(tiny_gguf)
+    found = parity(policy, tiny_gguf, *written(tmp_path, tiny_gguf, policy))
+    assert found["adapter_kl"] < 1e-6
+    assert found["adapter_agreement"] == 1.0
+    assert found["merged_kl"] < 0.02
+
+
+def test_the_parity_gate_notices_rows_in_the_wrong_order(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = trained(tiny_gguf)
+    monkeypatch.setattr(export, "rows_to_gguf", lambda header, stem, rows: rows)
+    adapter, merged = written(tmp_path, tiny_gguf, policy)
+    with pytest.raises(ExportFailed, match="adapter scores differently"):
+        parity(policy, tiny_gguf, adapter, merged)
+
+
+def test_the_parity_gate_notices_a_merged_model_without_its_update(
+    tmp_path: Path, tiny_gguf: Path
+) -> None:
+    policy = trained(tiny_gguf)
+    adapter, _ = written(tmp_path, tiny_gguf, policy)
+    with pytest.raises(ExportFailed, match="merged model scores differently"):
+        parity(policy, tiny_gguf, adapter, tiny_gguf)
+
+
+def test_the_parity_gate_notices_another_vocabulary(tmp_path: Path, tiny_gguf: Path) -> None:
+    policy = trained(tiny_gguf)
+    adapter, _ = written(tmp_path, tiny_gguf, policy)
+    vocabulary = tiny_models.byte_level_vocabulary()
+    tokens = list(vocabulary.tokens)
+    tokens[ord("!")], tokens[ord("O")] = "O", "!"
+    other = tiny_models.write_model(
+        tmp_path / "other.gguf", vocabulary=dataclasses.replace(vocabulary, tokens=tuple(tokens))
+    )
+    with pytest.raises(ExportFailed, match="reads text differently"):
+        parity(policy, tiny_gguf, adapter, other)
+
+
+def test_a_crash_of_llama_cpp_is_an_exception_here(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.parity._answer_to_file", crash)
+    with pytest.raises(LlamaCppFailed, match="ended with code -11"):
+        ask_in_child([Question(tiny_gguf, None, (), ())])
+
+
+def test_a_full_disk_is_noticed_before_llama_cpp_is(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr("finetune.export.shutil.disk_usage", lambda folder: Usage)
+    with pytest.raises(OSError, match="needs"):
+        write_merged(tmp_path / "m.gguf", tiny_gguf, trained(tiny_gguf).joined(ROLES), "F16", {})
+
+
+def test_a_reward_file_is_an_adapter_llama_cpp_loads_with_its_heads_inside(
+    tmp_path: Path, tiny_gguf: Path
+) -> None:
+    policy = trained(tiny_gguf)
+    weight, bias = torch.randn(5, 64), torch.randn(5)
+    metadata = export.reward_metadata(weight, bias, 1.0)
+    path = tmp_path / "reward.gguf"
+    write_adapter(path, read_header(tiny_gguf), policy.joined(ROLES), metadata)
+    read = read_header(path).metadata
+    assert read["attune.reward.heads"] == 5
+    found = np.array(read["attune.reward.head.weight"], np.float32).reshape(5, 64)
+    np.testing.assert_array_equal(found, weight.numpy())
+    assert answer(Question(tiny_gguf, path, (), tuple(SEQUENCES))).logits[0].shape == (37, 459)
+
+
+def test_llama_cpp_refuses_adapters_with_head_tensors(tmp_path: Path, tiny_gguf: Path) -> None:
+    # Why the heads are metadata. Should this fail one day, they may become tensors.
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 1.0)
+    writer.add_tensor("reward.head.weight", np.zeros((5, 64), np.float32))
+    tiny_models._write(writer)
+    with pytest.raises(LlamaCppFailed, match="refused the adapter"):
+        answer(Question(tiny_gguf, tmp_path / "x.gguf", (), tuple(SEQUENCES)))

@@ -1,0 +1,151 @@
+"""Runs in this process: what is skipped and said, what the gate lets through, stop and resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune import pipeline
+from finetune.contract import events
+from finetune.contract.errors import InputError
+from finetune.contract.events import Event, Note, RunDone
+from finetune.contract.manifest import read_manifest
+from finetune.contract.records import Record, write_records
+from finetune.run_folder import prepare_run
+from finetune.stage import Stopped
+from tests.finetune.conftest import feedback
+from tests.finetune.test_command_line import RECIPE
+
+
+class Runs:
+    """Prepares run folders and runs them, collecting events."""
+
+    def __init__(self, folder: Path, base: Path) -> None:
+        self._folder, self._base = folder, base
+        self.events: list[Event] = []
+
+    def prepare(self, name: str, records: list[Record], **changes: object) -> Path:
+        source = self._folder / f"{name}-source"
+        source.mkdir()
+        write_records(source / "f.jsonl", records)
+        recipe = {key: value for key, value in RECIPE.items()}
+        for key, value in changes.items():
+            both = isinstance(value, dict) and isinstance(recipe.get(key), dict)
+            recipe[key] = {**recipe[key], **value} if both else value  # type: ignore[dict-item]
+        (source / "recipe.json").write_text(json.dumps(recipe))
+        run_dir = self._folder / name / "run"
+        prepare_run(run_dir, self._base, [source], source / "recipe.json", None, "Test")
+        return run_dir
+
+    def run(self, run_dir: Path, should_stop: Callable[[], bool] = lambda: False) -> RunDone:
+        self.events = []
+        return pipeline.run(run_dir, self.events.append, should_stop, resumed=False)
+
+    def notes(self) -> str:
+        return "\n".join(event.message for event in self.events if isinstance(event, Note))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tiny_gguf: Path) -> Runs:
+    return Runs(tmp_path, tiny_gguf)
+
+
+def test_too_little_feedback_says_how_much_more_is_wanted(runs: Runs) -> None:
+    with pytest.raises(pipeline.NotEnoughFeedback, match="2 more liked or corrected answers"):
+        runs.run(runs.prepare("a", feedback(3), min_preferences=12))
+
+
+def test_a_little_feedback_still_gives_sft(runs: Runs) -> None:
+    done = runs.run(runs.prepare("a", feedback(7), min_preferences=12))
+    assert done.stages == ("prepare", "sft", "evaluate", "export")
+    assert "more are wanted to learn what you prefer" in runs.notes()
+    manifest = read_manifest(Path(done.export_dir))
+    assert set(manifest.files) == {"adapter", "model"}
+    assert manifest.name == "Test"
+    assert manifest.version_id == "run"
+
+
+def test_preferences_alone_give_ppo_on_the_base(runs: Runs) -> None:
+    done = runs.run(runs.prepare("a", feedback(20), min_demonstrations=1000))
+    assert done.stages == ("prepare", "reward", "ppo", "evaluate", "export")
+    assert "liked or corrected answers" in runs.notes()
+
+
+def test_a_reward_model_that_misreads_the_person_leaves_ppo_out(runs: Runs) -> None:
+    done = runs.run(runs.prepare("a", feedback(20), reward={"min_accuracy": 1.0, "epochs": 1,
+                                                           "learning_rate": 0.0}))  # fmt: skip
+    assert "ppo" not in done.stages
+    assert "no better than chance" in runs.notes()
+
+
+def test_a_result_that_unlearned_too_much_is_not_offered(runs: Runs) -> None:
+    run_dir = runs.prepare("a", feedback(20), evaluation={"max_loss_ratio": 0.01})
+    with pytest.raises(pipeline.GateFailed, match="unlearned too much"):
+        runs.run(run_dir)
+    assert not (run_dir / "export").exists()
+
+
+def test_ppo_that_fails_the_gate_gives_way_to_sft(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "finetune.evaluate.win_rate", lambda new, old: 0.0
+    )  # the reward model prefers the base
+    done = runs.run(runs.prepare("a", feedback(20)))
+    assert "The result of PPO is not offered" in runs.notes()
+    assert done.metrics["kl"] == done.metrics["kl_to_base"]  # measured for the SFT model
+
+
+def test_training_that_changes_nothing_is_not_a_success(runs: Runs) -> None:
+    run_dir = runs.prepare("a", feedback(20), stages=["sft"], sft={"learning_rate": 0.0})
+    with pytest.raises(pipeline.GateFailed, match="learned nothing"):
+        runs.run(run_dir)
+
+
+def test_stopping_at_every_turn_and_resuming_gives_the_same_bits(runs: Runs) -> None:
+    whole = runs.prepare("whole", feedback(20))
+    runs.run(whole)
+    halting = runs.prepare("halting", feedback(20))
+    stops = 0
+
+    def after_two_steps() -> bool:
+        return sum(isinstance(event, events.StepDone) for event in runs.events) >= 2
+
+    while stops < 50:
+        try:
+            runs.run(halting, after_two_steps)
+            break
+        except Stopped:
+            stops += 1
+    assert stops > 3
+    for name in ("adapter.gguf", "model.gguf", "reward.gguf"):
+        assert (halting / "export" / name).read_bytes() == (whole / "export" / name).read_bytes()
+
+
+def test_a_base_that_changed_since_the_run_was_prepared_is_refused(
+    runs: Runs, tmp_path: Path
+) -> None:
+    run_dir = runs.prepare("a", feedback(8))
+    spec = json.loads((run_dir / "run.json").read_text())
+    spec["base_sha256"] = "0" * 64
+    (run_dir / "run.json").write_text(json.dumps(spec))
+    with pytest.raises(InputError, match="has changed"):
+        runs.run(run_dir)
+
+
+def test_bad_lines_are_notes_and_the_rest_is_learned(runs: Runs) -> None:
+    run_dir = runs.prepare("a", feedback(8), stages=["sft"])
+    (run_dir / "feedback" / "zzz.jsonl").write_text("not json\n")
+    runs.run(run_dir)
+    assert "zzz.jsonl, line 1: not JSON" in runs.notes()
+
+
+def test_the_first_event_tells_what_will_happen(runs: Runs) -> None:
+    runs.run(runs.prepare("a", feedback(8), stages=["sft"]))
+    first = runs.events[0]
+    assert isinstance(first, events.RunStarted)
+    assert first.stages == ("prepare", "sft", "evaluate", "export")
+    assert first.dtype == "float32"
