@@ -11,18 +11,6 @@
         <source>Your message is kept. Restart the model and ask for the answer again.</source>
         <translation>메시지는 보관했어요. 모델을 다시 시작한 뒤 답변을 다시 요청해 주세요.</translation>
     </message>
-    <message>
-        <source>Choose another model version.</source>
-        <translation>다른 모델 버전을 선택해 주세요.</translation>
-    </message>
-    <message>
-        <source>The model is not loaded again by itself. Choose another version.</source>
-        <translation>모델을 자동으로 다시 불러오지 않아요. 다른 버전을 선택해 주세요.</translation>
-    </message>
-    <message>
-        <source>What was written is kept; the model is being loaded again.</source>
-        <translation>쓰던 내용은 보관했어요. 모델을 다시 불러오고 있어요.</translation>
-    </message>
 </context>
 <context>
     <name>CollectedCard</name>
@@ -179,6 +167,10 @@
         <translation>두 개를 쓰고 비교하기</translation>
     </message>
     <message>
+        <source>Go on</source>
+        <translation>이어서 쓰기</translation>
+    </message>
+    <message>
         <source>Your correction is kept</source>
         <translation>고쳐 쓴 답변을 보관했어요</translation>
     </message>
@@ -325,6 +317,29 @@
     <message>
         <source>Help me write a friendly thank-you note</source>
         <translation>다정한 감사 편지 쓰는 것을 도와줘</translation>
+    </message>
+</context>
+<context>
+    <name>EngineService</name>
+    <message>
+        <source>No model is loaded, so there is no answer yet.</source>
+        <translation>불러온 모델이 없어서 아직 답변이 없어요.</translation>
+    </message>
+    <message>
+        <source>Restart the model and ask for the answer again.</source>
+        <translation>모델을 다시 시작한 뒤 답변을 다시 요청해 주세요.</translation>
+    </message>
+    <message>
+        <source>Choose another model version.</source>
+        <translation>다른 모델 버전을 선택해 주세요.</translation>
+    </message>
+    <message>
+        <source>What was written is kept; the model is being loaded again.</source>
+        <translation>쓰던 내용은 보관했어요. 모델을 다시 불러오고 있어요.</translation>
+    </message>
+    <message>
+        <source>The model is not loaded again by itself. Choose another version.</source>
+        <translation>모델을 자동으로 다시 불러오지 않아요. 다른 버전을 선택해 주세요.</translation>
     </message>
 </context>
 <context>

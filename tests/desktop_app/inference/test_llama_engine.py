@@ -217,9 +217,9 @@ def test_the_prompt_is_read_once_for_all_streams(engine: LlamaEngine) -> None:
 def test_streams_that_do_not_fit_side_by_side_are_written_one_after_another(
     engine: LlamaEngine,
 ) -> None:
-    answer = ask(engine, "Hello", seeds=range(1, 6), max_tokens=10_000)
-    assert [answer.streams[i].reason for i in range(5)] == ["context_full"] * 5
-    assert len(set(answer.texts)) == 5
+    answer = ask(engine, "Hello", seeds=range(1, 8), max_tokens=10_000)
+    assert [answer.streams[i].reason for i in range(7)] == ["context_full"] * 7
+    assert len(set(answer.texts)) == 7
 
 
 def test_one_stream_can_be_stopped_while_the_others_go_on(engine: LlamaEngine) -> None:
