@@ -129,7 +129,7 @@ class _Run:
             raise InputError(
                 f"The model file {self.spec.base.name} has changed since this run was prepared."
             )
-        self.base_sha256 = sha256
+        self.base_sha256, self._base_changed = sha256, self.spec.base.stat().st_mtime_ns
         counts = {
             "demonstrations": float(self.data.demonstration_count),
             "preferences": float(self.data.preference_count),
@@ -366,6 +366,11 @@ class _Run:
     def export(self, choice: Choice) -> RunDone:
         """Write the version whole, after llama.cpp has confirmed it."""
         self._started("export")
+        if self.spec.base.stat().st_mtime_ns != self._base_changed:
+            raise InputError(
+                f"The model file {self.spec.base.name} was changed during the training, so its "
+                "result fits no model any more."
+            )
         facts = VersionFacts(
             run_id=self.run_id,
             name=self.spec.name,

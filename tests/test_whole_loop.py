@@ -6,6 +6,7 @@ real engine child, the bundled model, a real database and a real trainer process
 
 from __future__ import annotations
 
+import random
 import statistics
 import uuid
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ class Person:
         if len(shorter.content) < len(longer.content):
             feedback.compare((one.id, two.id), shorter.id, "ordered")
         chat.choose(shorter.id)
-        feedback.rate(shorter.id, len(shorter.content) <= 60)
+        feedback.rate(shorter.id, len(shorter.content) <= 30)
 
     def completions(self, prompts: tuple[str, ...], temperature: float) -> list[str]:
         """What the active model writes, outside any conversation, at fixed seeds."""
@@ -121,6 +122,7 @@ def person(qtbot: QtBot, tmp_path: Path, starter_model: Path) -> Iterator[Person
     assert starter_model.is_file(), "the bundled model belongs to the checkout"
     app = App(open_profile(tmp_path / "profile"), Options())
     qtbot.addWidget(app.window)
+    app.chat.chance = random.Random(7)  # the same feedback in each run of the test
     app.start()
     yield Person(app, qtbot)
     app.close()
@@ -143,7 +145,7 @@ def test_short_answers_are_learned_and_can_be_taken_back(person: Person, qtbot: 
     sampled_before = person.completions(HELD_OUT_PROMPTS, temperature=1.0)
 
     # Judge, and press the one button.
-    for prompt in TRAINING_PROMPTS:
+    for prompt in TRAINING_PROMPTS * 3:
         person.prefer_the_shorter(prompt)
     collected = app.feedback.collected()
     assert collected.is_enough_for_sft
@@ -182,6 +184,7 @@ def test_short_answers_are_learned_and_can_be_taken_back(person: Person, qtbot: 
     sampled_after = person.completions(HELD_OUT_PROMPTS, temperature=1.0)
     mean_before = statistics.mean(len(text) for text in sampled_before)
     mean_after = statistics.mean(len(text) for text in sampled_after)
+    print("mean length before and after:", mean_before, mean_after)
     assert mean_after < 0.9 * mean_before, (mean_before, mean_after)
     assert all(text.strip() for text in sampled_after)
     app.chat.new_conversation()

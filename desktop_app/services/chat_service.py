@@ -71,6 +71,7 @@ class ChatService(QObject):
         engine: what answers.
         sampling: how completions are drawn from now on.
         system_prompt: what stands before each conversation; "" for nothing.
+        chance: draws seeds and the order of comparisons.
 
     Signals:
         conversations_changed: the list (titles, order, number) is different.
@@ -106,6 +107,7 @@ class ChatService(QObject):
         self._current = ""
         self.sampling = SamplingParams()
         self.system_prompt = ""
+        self.chance: random.Random = random.SystemRandom()
         self.engine = EngineService(self)
         self.engine.event_received.connect(self._on_event)
         self.engine.request_failed.connect(self._on_failed)
@@ -303,7 +305,7 @@ class ChatService(QObject):
             turn.streams.append(_Streaming(message.id))
         if turn.is_comparison:
             shown = [stream.message_id for stream in turn.streams]
-            random.SystemRandom().shuffle(shown)
+            self.chance.shuffle(shown)
             self._set_pending(PendingComparison(user.conversation_id, tuple(shown)))
         self._begin(turn)
 
@@ -325,9 +327,9 @@ class ChatService(QObject):
         history = [Message(m.role, m.content) for m in path if m.id not in _ids(turn)]
         if self.system_prompt:
             history.insert(0, Message("system", self.system_prompt))
-        seeds = random.SystemRandom()
         spec = [
-            StreamSpec(seeds.getrandbits(31), model.version_id, model.adapter) for _ in turn.streams
+            StreamSpec(self.chance.getrandbits(31), model.version_id, model.adapter)
+            for _ in turn.streams
         ]
         self._turn = turn
         self.path_changed.emit(turn.conversation_id)

@@ -25,6 +25,8 @@ SHOWN = 12
 MEASURED = 60
 MOST_TOKENS = 120
 TEMPERATURE, TOP_K = 0.8, 40
+EVERYDAY = ("Hi", "How are you?", "Thank you", "What is your name?", "Are you a person?")
+EVERYDAY_KO = ("안녕", "잘 지내?", "고마워", "이름이 뭐야?", "너는 사람이야?")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Sample:
 def complete(
     model: StarterModel, tokenizer: Tokenizer, prompt: str, temperature: float, seed: int
 ) -> Sample:
-    """One reply, token by token. Slow and simple: the app uses llama.cpp."""
-    generator = torch.Generator().manual_seed(seed)
+    """One reply, the same for the same seed. Slow and simple: the app uses llama.cpp."""
+    # A seed for each prompt: with one for all, every reply would begin with the same draw.
+    generator = torch.Generator().manual_seed(seed + int(2**32 * stable_share(prompt)))
     ids = encode_prompt(tokenizer, [Message("user", prompt)])
     start = len(ids)
     while len(ids) - start < MOST_TOKENS and len(ids) < model.shape.context:
@@ -160,8 +163,15 @@ def _samples(model: StarterModel, tokenizer: Tokenizer, own: Sequence[Document],
         "",
         f"Not chosen: the first {SHOWN} held-out prompts of each language by hash, one reply each",
         f"at temperature {TEMPERATURE}, top-k {TOP_K}, fixed seed, at most {MOST_TOKENS} tokens.",
+        "Before them, ten fixed everyday prompts, whose like was in the training.",
         "",
+        f"| everyday prompt | likeliest reply | at temperature {TEMPERATURE} |",
+        "|---|---|---|",
     ]
+    for prompt in EVERYDAY + EVERYDAY_KO:
+        both = [complete(model, tokenizer, prompt, t, seed).completion for t in (0.0, TEMPERATURE)]
+        lines.append(f"| {prompt} | {_cell(both[0])} | {_cell(both[1])} |")
+    lines.append("")
     for language, name in (("en", "English"), ("ko", "Korean")):
         prompts = held_out_prompts(own, language)[:MEASURED]
         replies = [complete(model, tokenizer, p, TEMPERATURE, seed) for p in prompts]
