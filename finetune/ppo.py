@@ -42,6 +42,7 @@ from finetune.stage import (
     Diverged,
     StageRun,
     by_length,
+    for_width,
     generator_for,
     set_learning_rate,
 )
@@ -297,7 +298,8 @@ def train_ppo(
             kept = policy.adapter_state(ADAPTER)
             # The first rates of Adam are its boldest; they fall linearly to a tenth.
             left = 1.0 - 0.9 * at / max(1, recipe.steps)
-            rates = [recipe.learning_rate * left, recipe.value_learning_rate * left]
+            rate = for_width(recipe.learning_rate, policy.width)
+            rates = [rate * left, recipe.value_learning_rate * left]
             set_learning_rate(optimizer, rates)
             metrics |= _learn(
                 policy, values, optimizer, rollouts, demonstrations, recipe, kl_coef, at, seed,

@@ -33,6 +33,7 @@ from finetune.policy import Batch, Policy, pad_batch
 from finetune.stage import (
     StageRun,
     by_length,
+    for_width,
     generator_for,
     set_learning_rate,
     warmup_cosine,
@@ -43,12 +44,19 @@ ROLE = ("sft", ADAPTER)
 """The adapters that count while scoring."""
 
 
+HEAD_SCALE = 0.1
+"""Of the heads' first weights, against N(0, 1 / (D + 1)) (Huang et al. 2024). With sixty signals
+the full scale stays in the scores as noise: on held-out pairs 0.75 right against 0.80, and heads
+that disagree everywhere."""
+
+
 class RewardHeads(nn.Module):
-    """M linear heads in float32: weights N(0, 1 / (D + 1)), biases 0 (Huang et al. 2024)."""
+    """M linear heads in float32: small random weights, biases 0."""
 
     def __init__(self, width: int, heads: int, generator: torch.Generator) -> None:
         super().__init__()
-        weight = torch.randn(heads, width, generator=generator) / math.sqrt(width + 1)
+        scale = HEAD_SCALE / math.sqrt(width + 1)
+        weight = scale * torch.randn(heads, width, generator=generator)
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(heads))
         self.thumb_bias = nn.Parameter(torch.zeros(()))
@@ -217,7 +225,8 @@ def train_reward(
         epoch, place = divmod(at, per_epoch)
         order = torch.randperm(len(groups), generator=generator_for(seed, "reward", epoch))
         chosen = order[place * recipe.batch_size : (place + 1) * recipe.batch_size].tolist()
-        rate = recipe.learning_rate * warmup_cosine(at, steps, recipe.warmup_fraction)
+        rate = for_width(recipe.learning_rate, policy.width)
+        rate *= warmup_cosine(at, steps, recipe.warmup_fraction)
         set_learning_rate(optimizer, [rate])
         loss = _backward(policy, heads, [groups[i] for i in chosen], drawn[chosen], recipe, run)
         norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)

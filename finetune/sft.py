@@ -27,6 +27,7 @@ from finetune.policy import Policy, pad_batch
 from finetune.stage import (
     StageRun,
     by_length,
+    for_width,
     generator_for,
     set_learning_rate,
     warmup_cosine,
@@ -149,7 +150,8 @@ def train_sft(
             epoch, place = divmod(at, per_epoch)
             order = torch.randperm(len(examples), generator=generator_for(seed, "sft", epoch))
             chosen = order[place * recipe.batch_size : (place + 1) * recipe.batch_size].tolist()
-            rate = recipe.learning_rate * warmup_cosine(at, steps, recipe.warmup_fraction)
+            rate = for_width(recipe.learning_rate, policy.width)
+            rate *= warmup_cosine(at, steps, recipe.warmup_fraction)
             set_learning_rate(optimizer, [rate])
             loss = backward(policy, [examples[i] for i in chosen], tokens)
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)

@@ -97,6 +97,12 @@ def warmup_cosine(step: int, steps: int, warmup_fraction: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def for_width(rate: float, width: int) -> float:
+    """A recipe's learning rate for a model of this width: recipes are made for 256 columns, and
+    wider layers bear less, by the square root."""
+    return rate * min(1.0, math.sqrt(256 / width))
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
     """One rate for each group of parameters."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):

@@ -51,7 +51,8 @@ class SftRecipe:
 
     lora: LoraRecipe = field(default_factory=LoraRecipe)
     learning_rate: float = 1e-3
-    """About ten times that of full fine-tuning, as LoRA wants; small models take more."""
+    """About ten times that of full fine-tuning, as LoRA wants. For 256 columns, as all rates here:
+    the trainer lowers them for wider models by the square root."""
     epochs: int = 3
     """At most: held-out loss stops it earlier."""
     batch_size: int = 8
@@ -66,7 +67,8 @@ class RewardRecipe:
     """A reward model from pairs and thumbs (Bradley-Terry; Ouyang et al. 2022, eq. 1)."""
 
     lora: LoraRecipe = field(default_factory=lambda: LoraRecipe(rank=8, alpha=16.0))
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
+    """Measured on sixty signals: 0.80 of held-out pairs right; 0.73 with a third of it."""
     epochs: int = 4
     batch_size: int = 8
     heads: int = 5
@@ -86,7 +88,7 @@ class PpoRecipe:
     """PPO with GAE, clipping and a KL penalty to the SFT model (Schulman et al. 2017)."""
 
     lora: LoraRecipe = field(default_factory=lambda: LoraRecipe(rank=8, alpha=16.0))
-    steps: int = 40
+    steps: int = 30
     """Rollout batches at most; the KL budget ends it earlier."""
     prompts_per_step: int = 16
     completions_per_prompt: int = 2
@@ -94,7 +96,9 @@ class PpoRecipe:
     max_new_tokens: int = 64
     temperature: float = 1.0
     """One: the policy that is sampled is the policy that is scored."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 6e-4
+    """Measured with sixty signals: 30 steps at this rate win 0.84 of unseen comparisons by the
+    person's hidden taste, 40 steps at half of it 0.81."""
     value_learning_rate: float = 3e-3
     epochs: int = 2
     minibatches: int = 2

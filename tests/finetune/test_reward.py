@@ -128,8 +128,8 @@ def test_the_conservative_score_is_lower_where_heads_disagree() -> None:
     assert reward.conservative(scores, 0.0).tolist() == [1.0, 1.0]
 
 
-def test_head_weights_begin_with_variance_one_over_width_plus_one() -> None:
+def test_heads_begin_small_and_in_float32() -> None:
     heads = RewardHeads(255, 400, generator_for(1))
-    assert heads.weight.std().item() == pytest.approx(1 / 16, rel=0.02)
+    assert heads.weight.std().item() == pytest.approx(reward.HEAD_SCALE / 16, rel=0.02)
     assert heads.weight.dtype == torch.float32
     assert not heads.bias.any()
