@@ -109,6 +109,10 @@ class App(QObject):
         if self._is_closed:
             return
         self._is_closed = True
+        clipboard = QGuiApplication.clipboard()
+        if clipboard.ownsClipboard():
+            # What was copied in Python must not outlive Python; Qt's own copy may.
+            clipboard.setText(clipboard.text())
         self.chat.close()
         self.learning.close()
         try:

@@ -126,6 +126,7 @@ def person(qtbot: QtBot, tmp_path: Path, starter_model: Path) -> Iterator[Person
     app.start()
     yield Person(app, qtbot)
     app.close()
+    app.deleteLater()
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ def app(qtbot: QtBot, tmp_path: Path) -> Iterator[App]:
     qtbot.waitUntil(lambda: opened.chat.engine.state.status == "ready", timeout=20_000)
     yield opened
     opened.close()
+    opened.deleteLater()
 
 
 def test_twenty_comparisons_in_new_conversations(app: App, qtbot: QtBot) -> None:
