@@ -71,10 +71,14 @@ def open_profile(folder: Path | None) -> Profile:
 
 
 def resources() -> Path:
-    """The folder of the bundled model, icons, styles and translations."""
-    bundled = getattr(sys, "_MEIPASS", None)  # set in a frozen build
-    root = Path(bundled) if bundled else Path(__file__).resolve().parent.parent
-    return root / "resources"
+    """The folder of the bundled model, icons, styles and translations.
+
+    Beside the packages in a checkout, inside ``desktop_app`` where it was installed.
+    """
+    frozen = getattr(sys, "_MEIPASS", None)
+    here = Path(frozen) if frozen else Path(__file__).resolve().parent.parent
+    beside = here / "resources"
+    return beside if beside.is_dir() else Path(__file__).resolve().parent / "resources"
 
 
 def starter_model() -> Path:

@@ -340,7 +340,8 @@ class _Run:
                 prompts,
                 before,
                 self.data.held_out.demonstrations,
-                self.score if self.learns("reward") else None,
+                # A reward model no better than chance has nothing to say about the result.
+                self.score if self.learns("ppo") else None,
                 recipe,
                 self.vocabulary,
                 seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,11 +27,13 @@ def _no_window_outlives_its_test() -> Iterator[None]:
 
     if QApplication.instance() is None:
         return
-    for widget in QApplication.topLevelWidgets():
-        widget.close()
-        widget.deleteLater()
+    windows = QApplication.topLevelWidgets()
+    if not windows:
+        return
+    for window in windows:
+        window.close()
+        window.deleteLater()
     QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
-    gc.collect()
     # The offscreen clipboard is a static of Qt: data made by Python must not outlive Python.
     QApplication.clipboard().clear()
 

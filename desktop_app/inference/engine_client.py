@@ -52,10 +52,14 @@ _ENVIRONMENT: Final = (
 _ENVIRONMENT_PREFIXES: Final = ("GGML_", "CUDA_", "HIP_", "VK_")
 
 
+ENGINE_CHILD: Final = "--engine-child"
+"""First argument of a frozen build that shall be the engine child."""
+
+
 def engine_command(*arguments: str) -> list[str]:
     """How to start the engine child of this installation; ``--fake`` is one argument."""
     if getattr(sys, "frozen", False):  # one executable: __main__ knows this word
-        return [sys.executable, "--engine-child", *arguments]
+        return [sys.executable, ENGINE_CHILD, *arguments]
     # -P: the folder the app is started in must not be able to slip us another desktop_app.
     return [sys.executable, "-P", "-m", "desktop_app.inference.engine_process", *arguments]
 

@@ -44,11 +44,14 @@ _TABLE: Final[Sequence[tuple[Sequence[str], Unit, str]]] = (
 
 
 def figures(metrics: Mapping[str, float], most: int = 6) -> list[Figure]:
-    """The known ones among ``metrics``, most telling first."""
+    """The known ones among ``metrics``, most telling first.
+
+    How often the reward model agrees is told only where the result was measured with it.
+    """
     found = []
     for names, unit, label in _TABLE:
         name = next((name for name in names if name in metrics), None)
-        if name is not None:
+        if name is not None and (name != "reward_accuracy" or "win_rate" in metrics):
             translated = QCoreApplication.translate("Figures", label)
             found.append(Figure(translated, _shown(metrics[name], unit), name))
     return found[:most]
