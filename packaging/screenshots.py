@@ -31,8 +31,8 @@ from desktop_app.settings import Settings  # noqa: E402
 from finetune.contract.recipe import PpoRecipe, Recipe  # noqa: E402
 
 SIZE = (1200, 800)
-ENGLISH = ("Hello!", "I am so tired today.", "What can you do?", "Tell me a short story.")
-KOREAN = ("안녕하세요", "오늘 좀 피곤해요", "뭘 할 수 있어요?", "짧은 이야기 하나 해 주세요")
+ENGLISH = ("Hi", "How are you?", "I feel sad.", "Thank you")
+KOREAN = ("안녕하세요", "잘 지내요?", "오늘 좀 피곤해요", "고마워요")
 MORE = (
     "What is your name?", "Thank you!", "I like music.", "It is raining.", "I feel sad.",
     "What should I eat tonight?", "Good morning!", "Tell me about cats.", "Can you help me?",
@@ -110,17 +110,15 @@ def main(folder: Path) -> None:
         camera.talk(KOREAN)
         camera.picture("chat-dark-ko")
         camera.dress("light", "en")
-        for prompt in MORE:
+        for prompt in MORE * 3:
             camera.prefer_the_shorter(prompt)
         app.chat.new_conversation()
-        camera.ask("What do you like to talk about?", compare=True)
+        camera.ask("What is your favourite season?", compare=True)
         camera.picture("comparison-light-en")
 
         app.window.show_panel(True)
         camera.picture("feedback-light-en")
         train(camera, app.learning)
-        camera.dress("light", "ko")
-        camera.picture("offer-light-ko")
         app.close()
 
 
@@ -130,7 +128,7 @@ def train(camera: Photographer, learning: LearningService) -> None:
     ended: list[object] = []
     learning.progress_changed.connect(progress.append)
     learning.run_ended.connect(ended.append)
-    learning.start(Recipe(ppo=replace(PpoRecipe(), steps=12)))
+    learning.start(Recipe(ppo=replace(PpoRecipe(), steps=16, learning_rate=1e-3)))
     camera.wait(
         lambda: (
             bool(ended)
@@ -141,6 +139,15 @@ def train(camera: Photographer, learning: LearningService) -> None:
     camera.picture("learning-dark-en")
     camera.wait(lambda: bool(ended))
     print(ended[0])
+    camera.dress("light", "ko")
+    camera.picture("offer-light-ko")
+    if learning.offered is not None:
+        questions: list[object] = []
+        learning.trial_question.connect(questions.append)
+        camera.app.window.panel.trial_requested.emit(learning.offered.version_id)
+        camera.wait(lambda: bool(questions))
+        camera.dress("light", "en")
+        camera.picture("trial-light-en")
 
 
 if __name__ == "__main__":
