@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -151,6 +152,12 @@ class App(QObject):
 
 def run(options: Options, qt_arguments: Sequence[str] = ()) -> int:
     """Open the window and stay until it is closed. Returns the exit code."""
+    if sys.platform == "linux" and not any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    ):
+        # Qt would end the process with an abort.
+        print("There is no screen to open a window on. Start Attune on a desktop.", file=sys.stderr)
+        return 1
     QCoreApplication.setApplicationName("Attune")
     QGuiApplication.setDesktopFileName(APP_ID)
     application = QApplication(["attune", *qt_arguments])

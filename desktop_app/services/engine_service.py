@@ -183,6 +183,8 @@ class EngineService(QObject):
         for request_id in failed:
             self.request_failed.emit(request_id, event.message, hint)
         if self._model is not None and not gives_up:
+            if not failed:
+                self.problem.emit(event.message, hint)
             self.load(self._model)
         elif failed:
             self._set_state(EngineState("failed", message=event.message))

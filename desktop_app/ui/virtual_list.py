@@ -182,6 +182,7 @@ class VirtualList(QAbstractScrollArea):
         super().resizeEvent(event)
         if event.size().width() != event.oldSize().width():
             self._forget_heights()
+        self._measure()  # a notice that comes in takes from the height alone
         self._update()
 
     def scrollContentsBy(self, dx: int, dy: int) -> None:

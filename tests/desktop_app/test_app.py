@@ -46,6 +46,37 @@ def test_twenty_comparisons_in_new_conversations(app: App, qtbot: QtBot) -> None
     assert len(app.chat.conversations()) == 20
 
 
+def test_the_correction_is_in_sight_when_a_notice_takes_room(app: App, qtbot: QtBot) -> None:
+    app.window.resize(1080, 720)
+    for text in ("Hi there, you", "What is your name?"):
+        app.chat.send(text)
+        qtbot.waitUntil(lambda: not app.chat.is_busy, timeout=20_000)
+    rows = app.window.view.list
+    answer = app.chat.messages(app.chat.current_conversation)[-1]
+    rows.row(answer.id).down.click()
+    qtbot.waitUntil(lambda: rows.verticalScrollBar().pageStep() == rows.viewport().height())
+    bar = rows.verticalScrollBar()
+    assert bar.maximum() > 0
+    assert bar.value() == bar.maximum()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a screen")
+def test_without_a_screen_one_sentence_is_said(repository: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    environment.pop("QT_QPA_PLATFORM", None)
+    result = subprocess.run(
+        [sys.executable, "-m", "desktop_app"],
+        cwd=repository,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("There is no screen")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_second_window_on_the_same_profile_is_refused_in_words(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "desktop_app", "--fake-engine", "--profile-dir"]
     first = subprocess.Popen([*command, str(tmp_path)])
