@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from finetune.contract.errors import InputError
 from finetune.starter.tokenizer import Message
 
 Form = Literal["prose", "lines", "talk", "chat"]
@@ -243,12 +244,12 @@ def own_documents(folder: Path, epochs: float) -> tuple[list[Document], list[str
 def read_rows(data: Path, source: Source) -> Iterator[dict[str, object]]:
     path = data / f"{source.file}.jsonl.gz"
     if not path.is_file():
-        raise ValueError(f"The data folder has no file {source.file}.jsonl.gz.")
+        raise InputError(f"The data folder has no file {source.file}.jsonl.gz.")
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError(f"{source.file}.jsonl.gz holds a line that is no object.")
+                raise InputError(f"{source.file}.jsonl.gz holds a line that is no object.")
             yield row
 
 

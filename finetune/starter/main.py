@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from finetune.contract.errors import InputError
 from finetune.starter.card import write_card
 from finetune.starter.corpus import (
     SOURCES,
@@ -82,13 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0 when the file is written, 3 when stopped before (run again to go on)."""
     if not arguments.data.is_dir():
-        raise ValueError(f"There is no data folder {arguments.data}.")
+        raise InputError(f"There is no data folder {arguments.data}.")
     if arguments.output.suffix != ".gguf":
-        raise ValueError("The output must be a file name that ends in .gguf.")
+        raise InputError("The output must be a file name that ends in .gguf.")
     recipe = StarterRecipe()
     if arguments.minutes is not None:
         if arguments.minutes <= 0:
-            raise ValueError("The minutes must be more than zero.")
+            raise InputError("The minutes must be more than zero.")
         recipe = replace(recipe, minutes=arguments.minutes)
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
@@ -165,7 +166,7 @@ def _same_recipe(path: Path, recipe: StarterRecipe) -> None:
     differing = sorted(k for k in now if k != "minutes" and before.get(k) != now[k])
     if differing:
         names = ", ".join(differing)
-        raise ValueError(f"The work folder was begun with another recipe ({names} differ).")
+        raise InputError(f"The work folder was begun with another recipe ({names} differ).")
 
 
 def _all_pretraining(data: Path) -> Iterable[Document]:

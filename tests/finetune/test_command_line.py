@@ -96,6 +96,8 @@ def recipe(tmp_path: Path) -> Path:
         ),
         (["export", "--run-dir", "nowhere", "--quantization", "Q4", "--output", "x"], "'Q4'"),
         (["export", "--run-dir", "no", "--quantization", "Q8_0", "--output", "x"], "run.json"),
+        (["starter", "--data", "none", "--work", "w", "--output", "o.gguf"], "no data folder"),
+        (["starter", "--data", ".", "--work", "w", "--output", "o.bin"], "ends in .gguf"),
         (["doctor", "--model", "text"], "GGUF"),
         (["doctor", "--model", "no.gguf"], "no.gguf"),
         (
