@@ -175,6 +175,7 @@ class CompletionCard(RowWidget):
         note_row.addWidget(self._note_text)
         note_row.addSpacing(8)
         note_row.addWidget(self.go_on)
+        note_row.addSpacing(8)
         note_row.addWidget(self.again)
         note_row.addStretch(1)
         self._actions, row = action_row(self)
