@@ -20,7 +20,6 @@ from finetune.contract.recipe import Recipe
 SMALL: Final = 300_000_000
 """Parameters below which float32 is affordable on any GPU, and exact."""
 BYTES: Final = {torch.float32: 4, torch.bfloat16: 2}
-ROWS_WHILE_TRAINING: Final = 32
 
 
 @dataclass(frozen=True)

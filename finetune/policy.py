@@ -84,10 +84,6 @@ class Batch:
     real: Tensor
     learn: Tensor
 
-    @property
-    def loss_tokens(self) -> int:
-        return int(self.learn[:, 1:].sum())
-
 
 def pad_batch(
     rows: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.device | str = "cpu"

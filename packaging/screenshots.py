@@ -43,8 +43,7 @@ MORE = (
 class Photographer:
     """One window, used and photographed."""
 
-    def __init__(self, application: QApplication, profile: Path, folder: Path) -> None:
-        self._application = application
+    def __init__(self, profile: Path, folder: Path) -> None:
         self._folder = folder
         self.app = App(open_profile(profile), Options())
         self.app.window.resize(*SIZE)
@@ -97,10 +96,10 @@ class Photographer:
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    application = QApplication.instance() or QApplication(["attune"])
-    assert isinstance(application, QApplication)
+    application = QApplication(["attune"])
+    application.setQuitOnLastWindowClosed(False)
     with tempfile.TemporaryDirectory() as profile:
-        camera = Photographer(application, Path(profile), folder)
+        camera = Photographer(Path(profile), folder)
         app = camera.app
         camera.dress("light", "en")
         camera.picture("empty-light-en")

@@ -185,7 +185,6 @@ def test_short_answers_are_learned_and_can_be_taken_back(person: Person, qtbot: 
     sampled_after = person.completions(HELD_OUT_PROMPTS, temperature=1.0)
     mean_before = statistics.mean(len(text) for text in sampled_before)
     mean_after = statistics.mean(len(text) for text in sampled_after)
-    print("mean length before and after:", mean_before, mean_after)
     assert mean_after < 0.9 * mean_before, (mean_before, mean_after)
     assert all(text.strip() for text in sampled_after)
     app.chat.new_conversation()

@@ -7,6 +7,7 @@ is emitted on the GUI thread, so widgets may connect to it directly. Text reache
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import uuid
@@ -50,6 +51,7 @@ class _Turn:
     conversation_id: str
     streams: list[_Streaming] = field(default_factory=list)
     is_comparison: bool = False
+    system_prompt: str = ""
     is_stopping: bool = False
 
 
@@ -324,9 +326,12 @@ class ChatService(QObject):
         model = self.engine.model
         assert model is not None
         path = self._store.path(turn.conversation_id)
-        history = [Message(m.role, m.content) for m in path if m.id not in _ids(turn)]
-        if self.system_prompt:
-            history.insert(0, Message("system", self.system_prompt))
+        # Up to the turn: a completion that goes on may have later messages below it.
+        before = itertools.takewhile(lambda m: m.id not in _ids(turn), path)
+        history = [Message(m.role, m.content) for m in before]
+        turn.system_prompt = self.system_prompt
+        if turn.system_prompt:
+            history.insert(0, Message("system", turn.system_prompt))
         spec = [
             StreamSpec(self.chance.getrandbits(31), model.version_id, model.adapter)
             for _ in turn.streams
@@ -380,7 +385,10 @@ class ChatService(QObject):
             self._show_unseen()
             stream.text, stream.is_done = stream.beginning + event.text, True
             state: Literal["stopped", "done"] = "stopped" if event.reason == "stopped" else "done"
-            self._store.update_message(stream.message_id, stream.text, state, event.origin)
+            # What was sent is part of the origin: the setting may change before the rating.
+            sampling = {**event.origin.sampling, "system_prompt": turn.system_prompt}
+            origin = replace(event.origin, sampling=sampling)
+            self._store.update_message(stream.message_id, stream.text, state, origin)
             self.message_changed.emit(stream.message_id)
         elif isinstance(event, engine.RequestDone):
             self.context_changed.emit(

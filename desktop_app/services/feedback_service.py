@@ -192,7 +192,8 @@ class FeedbackService(QObject):
             for index, message in enumerate(path):
                 if message.role == "user":
                     history = [Message(m.role, m.content) for m in path[: index + 1]]
-                    found.append((conversation.id, message.id, self._with_system(history)))
+                    prompt = _with_system(history, self.system_prompt)
+                    found.append((conversation.id, message.id, prompt))
         return found
 
     def _prompt_of(self, message: StoredMessage) -> tuple[Message, ...]:
@@ -203,12 +204,8 @@ class FeedbackService(QObject):
             above = self._chats.message(parent)
             history.insert(0, Message(above.role, above.content))
             parent = above.parent_id
-        return self._with_system(history)
-
-    def _with_system(self, history: list[Message]) -> tuple[Message, ...]:
-        if self.system_prompt:
-            history = [Message("system", self.system_prompt), *history]
-        return tuple(history)
+        sent = message.origin.sampling.get("system_prompt") if message.origin else None
+        return _with_system(history, self.system_prompt if sent is None else sent)
 
     def _finish(self, offer: UndoOffer, added: list[str], removed: list[str]) -> None:
         self._undo = (offer, added, removed)
@@ -234,6 +231,11 @@ def count(records: Sequence[Record], recipe: Recipe) -> Collected:
         demonstrations_wanted=recipe.min_demonstrations,
         preferences_wanted=recipe.min_preferences,
     )
+
+
+def _with_system(history: list[Message], system_prompt: str) -> tuple[Message, ...]:
+    lead = [Message("system", system_prompt)] if system_prompt else []
+    return (*lead, *history)
 
 
 def _completion_of(message: StoredMessage) -> Completion:

@@ -104,7 +104,6 @@ class RunFailed:
 
 
 Event = RunStarted | StageStarted | StepDone | StageDone | Sample | Note | RunDone | RunFailed
-FINAL: Final = (RunDone, RunFailed)
 _KINDS: Final[Mapping[str, type[Event]]] = {
     cls.kind: cls
     for cls in (

@@ -14,8 +14,11 @@ from desktop_app.inference.engine import ModelRef
 from desktop_app.inference.engine_client import EngineClient, engine_command
 from desktop_app.services.chat_service import ChatService, PendingComparison
 from desktop_app.services.engine_service import EngineState
+from desktop_app.services.feedback_service import FeedbackService
 from desktop_app.storage.chat_store import ChatStore
 from desktop_app.storage.database import Database
+from desktop_app.storage.feedback_store import FeedbackStore
+from finetune.contract.chat_template import Message
 
 MODEL = ModelRef("base", "/nowhere/base.gguf", "ab" * 32)
 
@@ -219,6 +222,34 @@ def test_a_completion_that_was_cut_off_goes_on_where_it_broke_off(talk: Talk) ->
     assert (answer.id, answer.state, answer.sibling_count) == (cut.id, "done", 1)
     assert answer.content == "You said:" + "".join(shown)
     assert sorted(answer.content.removeprefix("You said:").split()) == ["one", "three", "two"]
+
+
+def test_going_on_with_an_older_completion_sends_nothing_that_came_after_it(talk: Talk) -> None:
+    conversation = talk.store.create_conversation()
+    first = talk.store.add_message(conversation.id, None, "user", "one two three")
+    cut = talk.store.add_message(
+        conversation.id, first.id, "assistant", "You said:", state="stopped"
+    )
+    talk.store.add_message(conversation.id, cut.id, "user", "later words")
+    talk.chat.open_conversation(conversation.id)
+    talk.chat.go_on(cut.id)
+    talk.wait_idle()
+    # The fake engine says the last message it was sent.
+    assert "later" not in talk.chat.message(cut.id).content
+    assert "three" in talk.chat.message(cut.id).content
+    assert talk.texts()[-1] == "later words"
+
+
+def test_a_completion_remembers_the_system_prompt_it_was_written_under(talk: Talk) -> None:
+    feedback_store = FeedbackStore(talk.database)
+    feedback = FeedbackService(talk.store, feedback_store)
+    talk.chat.system_prompt = "Be brief."
+    talk.ask("hello")
+    answer = talk.chat.messages(talk.chat.current_conversation)[1]
+    feedback.system_prompt = "Be long."  # changed in the settings before the thumb
+    feedback.rate(answer.id, True)
+    (record,) = feedback_store.standing()
+    assert record.prompt == (Message("system", "Be brief."), Message("user", "hello"))
 
 
 def test_deleting_a_conversation_can_be_undone(talk: Talk) -> None:
