@@ -17,8 +17,9 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,8 @@ SHORT_DIALOGUE = 6  # messages of a long chat between people that come into chat
 LONGEST_COMPLETION = 600  # characters; the model is for short replies
 
 OWN = "conversations"
+EVERYDAY = Path(__file__).parent
+"""Holds ``everyday_*.txt``: prompts that the finished model is asked and never trained on."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +55,31 @@ class Source:
 
 
 SOURCES = (
-    Source("tinystories_en", "prose", "en", 1.0, 0, "CDLA-Sharing-1.0", "TinyStories (Eldan, Li)"),
-    Source("storybooks_en", "prose", "en", 1.0, 0, "CC-BY", "African Storybook, Pratham Books"),
-    Source("fairytales_en", "prose", "en", 0.5, 0, "Apache-2.0", "FairytaleQA (uci-soe)"),
-    Source("sa/kornlu_sentences_ko", "prose", "ko", 1.0, 0, "CC-BY-SA-4.0", "KorNLU (kakaobrain)"),
-    Source("sa/wikipedia_ko", "prose", "ko", 0.033, 0, "CC-BY-SA-3.0", "Korean Wikipedia, 2020"),
-    Source("sa/wikipedia_en", "prose", "en", 0.03, 0, "CC-BY-SA-3.0", "English Wikipedia, 2015"),
-    Source("question_pair_prompts_ko", "lines", "ko", 2.0, 0, "MIT", "Question_pair (songys)"),
-    Source("sa/3i4k_prompts_ko", "lines", "ko", 1.0, 0, "CC-BY-SA-4.0", "3i4K (warnikchow)"),
-    Source("clinc150_prompts_en", "lines", "en", 0.5, 0, "CC-BY-3.0", "CLINC150 (clinc)"),
-    Source("self_dialogue_en", "talk", "en", 0.12, 0.03, "BSD-3-Clause", "Self-dialogue corpus"),
-    Source("topical_chat_en", "talk", "en", 0.15, 0.1, "CDLA-Sharing-1.0", "Topical-Chat (Alexa)"),
-    Source("human_conversation_en", "talk", "en", 1.0, 1.0, "CC0-1.0", "via IntelLabs/ConvAssist"),
-    Source("xpersona_en", "talk", "en", 0.3, 0, "MIT", "XPersona (HLTCHKUST)"),
-    Source("xpersona_ko", "talk", "ko", 1.0, 0, "MIT", "XPersona (HLTCHKUST)"),
-    Source("sa/sgd_en", "chat", "en", 0.04, 0.01, "CC-BY-SA-4.0", "Schema-Guided Dialogue"),
-    Source("taskmaster4_coffee_en", "chat", "en", 0.3, 0.05, "CC-BY-4.0", "Taskmaster-4 (Google)"),
-    Source("self_instruct_seed_en", "chat", "en", 1.0, 0, "Apache-2.0", "Self-Instruct (Y. Wang)"),
-    Source("chatterbot_en", "chat", "en", 2.0, 1.5, "BSD-3-Clause", "ChatterBot corpus (G. Cox)"),
-    Source("personality_chat_en", "chat", "en", 1.0, 4.0, "MIT", "Personality Chat (Microsoft)"),
-    Source("identity_en", "chat", "en", 1.0, 8.0, "Apache-2.0", "LLaMA-Factory (hiyouga)"),
-    Source("chatbot_ko", "chat", "ko", 1.0, 1.5, "MIT", "Chatbot_data (songys)"),
-    Source("chatterbot_ko", "chat", "ko", 2.0, 1.5, "BSD-3-Clause", "ChatterBot corpus (G. Cox)"),
-    Source("hgtods_music_chat_ko", "chat", "ko", 0.7, 0.2, "MIT", "HG-TODS (NLPlab-skku)"),
-    Source("hgtods_manual_ko", "chat", "ko", 1.0, 0.4, "MIT", "HG-TODS (NLPlab-skku)"),
-    Source("tatoeba_translate_enko", "chat", "both", 1.0, 1.0, "CC-BY-2.0-FR", "Tatoeba"),
+    Source("tinystories_en", "prose", "en", 2.0, 0, "CDLA-Sharing-1.0", "TinyStories (Eldan, Li)"),
+    Source("storybooks_en", "prose", "en", 2.0, 0, "CC-BY", "African Storybook, Pratham Books"),
+    Source("fairytales_en", "prose", "en", 1.0, 0, "Apache-2.0", "FairytaleQA (uci-soe)"),
+    Source("sa/kornlu_sentences_ko", "prose", "ko", 3.0, 0, "CC-BY-SA-4.0", "KorNLU (kakaobrain)"),
+    Source("sa/wikipedia_ko", "prose", "ko", 0.16, 0, "CC-BY-SA-3.0", "Korean Wikipedia, 2020"),
+    Source("sa/wikipedia_en", "prose", "en", 0.2, 0, "CC-BY-SA-3.0", "English Wikipedia, 2015"),
+    Source("question_pair_prompts_ko", "lines", "ko", 4.0, 0, "MIT", "Question_pair (songys)"),
+    Source("sa/3i4k_prompts_ko", "lines", "ko", 3.0, 0, "CC-BY-SA-4.0", "3i4K (warnikchow)"),
+    Source("clinc150_prompts_en", "lines", "en", 1.0, 0, "CC-BY-3.0", "CLINC150 (clinc)"),
+    Source("self_dialogue_en", "talk", "en", 0.5, 0, "BSD-3-Clause", "Self-dialogue corpus"),
+    Source("topical_chat_en", "talk", "en", 0.5, 0, "CDLA-Sharing-1.0", "Topical-Chat (Alexa)"),
+    Source("human_conversation_en", "talk", "en", 3.0, 1.0, "CC0-1.0", "via IntelLabs/ConvAssist"),
+    Source("xpersona_en", "talk", "en", 1.0, 0, "MIT", "XPersona (HLTCHKUST)"),
+    Source("xpersona_ko", "talk", "ko", 4.0, 0, "MIT", "XPersona (HLTCHKUST)"),
+    Source("sa/sgd_en", "chat", "en", 0.1, 0, "CC-BY-SA-4.0", "Schema-Guided Dialogue"),
+    Source("taskmaster4_coffee_en", "chat", "en", 0.5, 0, "CC-BY-4.0", "Taskmaster-4 (Google)"),
+    Source("self_instruct_seed_en", "chat", "en", 2.0, 0, "Apache-2.0", "Self-Instruct (Y. Wang)"),
+    Source("chatterbot_en", "chat", "en", 3.0, 1.0, "BSD-3-Clause", "ChatterBot corpus (G. Cox)"),
+    Source("personality_chat_en", "chat", "en", 3.0, 2.0, "MIT", "Personality Chat (Microsoft)"),
+    Source("identity_en", "chat", "en", 2.0, 2.0, "Apache-2.0", "LLaMA-Factory (hiyouga)"),
+    Source("chatbot_ko", "chat", "ko", 4.0, 1.0, "MIT", "Chatbot_data (songys)"),
+    Source("chatterbot_ko", "chat", "ko", 3.0, 1.0, "BSD-3-Clause", "ChatterBot corpus (G. Cox)"),
+    Source("hgtods_music_chat_ko", "chat", "ko", 2.0, 0, "MIT", "HG-TODS (NLPlab-skku)"),
+    Source("hgtods_manual_ko", "chat", "ko", 1.5, 0, "MIT", "HG-TODS (NLPlab-skku)"),
+    Source("tatoeba_translate_enko", "chat", "both", 2.0, 1.0, "CC-BY-2.0-FR", "Tatoeba"),
 )
 
 
@@ -139,6 +142,21 @@ def copies(epochs: float, key: str) -> int:
     """How often a row is read: the whole part always, the rest by chance that is not chance."""
     whole = int(epochs)
     return whole + (stable_share("copies/" + key) < epochs - whole)
+
+
+@cache
+def everyday_prompts() -> frozenset[str]:
+    """The prompts that no training text may hold, folded."""
+    found = set()
+    for path in sorted(EVERYDAY.glob("everyday_*.txt")):
+        for line in path.read_text("utf-8").splitlines():
+            if line and not line.startswith("#"):
+                found.add(fold(line.split(" | ")[1]))
+    return frozenset(found)
+
+
+def has_everyday_prompt(messages: Iterable[Message]) -> bool:
+    return any(m.role == "user" and fold(m.content) in everyday_prompts() for m in messages)
 
 
 def language_of(text: str) -> Language:
@@ -232,6 +250,8 @@ def own_documents(folder: Path, epochs: float) -> tuple[list[Document], list[str
             held_out = is_held_out(OWN, opening)
             for messages in training_examples(turns):
                 filled = tuple(Message(m.role, _fill(m.content), m.learn) for m in messages)
+                if has_everyday_prompt(filled):
+                    continue
                 document = Document(OWN, language_of(opening), held_out, messages=filled)
                 key = OWN + "".join(m.content for m in messages)
                 documents += [document] * (1 if held_out else copies(epochs, key))
@@ -262,7 +282,7 @@ def pretraining_documents(data: Path, source: Source) -> Iterator[Document]:
         messages = _messages(row)
         text = clean(str(row.get("text", "")))
         opening = text if source.form == "prose" else _opening(messages)
-        if not opening:
+        if not opening or has_everyday_prompt(messages):
             continue
         held_out = is_held_out(source.file, opening)
         key = source.file + text + "".join(m.content for m in messages)
@@ -299,7 +319,7 @@ def chat_documents(data: Path, source: Source) -> Iterator[Document]:
             if any(m.role == "assistant" and _HUMAN_LIFE.search(m.content) for m in messages):
                 continue
         replies = [m.content for m in messages if m.role == "assistant"]
-        if not opening or not replies or not all(replies):
+        if not opening or not replies or not all(replies) or has_everyday_prompt(messages):
             continue
         if max(len(reply) for reply in replies) > LONGEST_COMPLETION:
             continue

@@ -35,6 +35,7 @@ from finetune.starter.corpus import (
     chat_documents,
     own_documents,
     pretraining_documents,
+    stable_share,
 )
 from finetune.starter.export import write_gguf
 from finetune.starter.model import StarterModel
@@ -52,6 +53,7 @@ from finetune.starter.pretrain import (
     row_numbers,
     save_checkpoint,
     summed_loss,
+    summed_loss_bfloat16,
     train_stage,
 )
 from finetune.starter.recipe import StarterRecipe
@@ -98,7 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
     _same_recipe(work / "recipe.json", recipe)
     stop = Stop(work / "stop")
     with stop.on_signals():
-        loss = summed_loss if arguments.no_compile else _compiled()
+        loss = summed_loss_bfloat16 if bfloat16_is_faster() else summed_loss
+        if not arguments.no_compile:
+            loss = torch.compile(loss, dynamic=False)
         return train(recipe, arguments.data, work, arguments.output, stop, loss)
 
 
@@ -181,6 +185,10 @@ def _all_chat(data: Path, recipe: StarterRecipe) -> Iterable[Document]:
     yield from own
     for source in SOURCES:
         yield from chat_documents(data, source)
+    for document in _all_pretraining(data):
+        is_drawn = stable_share("mixed in/" + document.text) < recipe.chat_prose_share
+        if document.text and not document.held_out and is_drawn:
+            yield document
 
 
 def _plain_text(document: Document) -> str:
@@ -234,13 +242,14 @@ def _encode(
     for language in ("en", "ko", "both"):
         part = sum(n for (_, spoken), n in tokens.items() if spoken == language)
         say(f"  {language}: {part:,} tokens, {100 * part / total:.1f} %")
-    packed = {"rows": pack(learned, recipe.row_length, recipe.seed, stage == "pretrain")}
+    length = recipe.row_length if stage == "pretrain" else recipe.chat_row_length
+    packed = {"rows": pack(learned, length, recipe.seed, stage == "pretrain")}
     if stage == "pretrain":
         long = [text for text in learned if len(text.ids) > recipe.row_length] or learned
         packed["long"] = pack(long, recipe.long_row_length, recipe.seed, True)
     for name, texts in sorted(held.items()):
         random.Random(recipe.seed).shuffle(texts)
-        packed[f"held/{name}"] = pack(texts, recipe.row_length, recipe.seed, stage == "pretrain")
+        packed[f"held/{name}"] = pack(texts, length, recipe.seed, stage == "pretrain")
     tensors: dict[str, Tensor] = {}
     for name, rows in packed.items():
         say(f"  {name}: {len(rows)} rows of {rows.ids.shape[1]}")
@@ -266,9 +275,20 @@ def _load_rows(work: Path, stage: str) -> tuple[dict[str, Rows], dict[str, Rows]
     return rows, dict(sorted(held.items()))
 
 
-def _compiled() -> LossFunction:
-    compiled: LossFunction = torch.compile(summed_loss, dynamic=False)
-    return compiled
+def bfloat16_is_faster() -> bool:
+    """By probe: without instructions for it, bfloat16 is tens of times slower than float32."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, weight = torch.ones(2048, 256, dtype=dtype), torch.ones(768, 256, dtype=dtype)
+        best = math.inf
+        for _ in range(5):
+            began = time.perf_counter()
+            torch.nn.functional.linear(rows, weight)
+            best = min(best, time.perf_counter() - began)
+        seconds[dtype] = best
+    faster = seconds[torch.bfloat16] < 0.7 * seconds[torch.float32]
+    say(f"products in {'bfloat16' if faster else 'float32'}")
+    return faster
 
 
 def _plan(
@@ -322,11 +342,12 @@ def _seconds_per_step(
     optimizer = MuonWithAdam(copy, recipe.momentum, recipe.weight_decay)
     per_step = max(1, recipe.tokens_per_step // rows.ids.shape[1])
     best = math.inf
+    per_pass = recipe.rows_in_pass(rows.ids.shape[1])
     for step in range(5):
         began = time.monotonic()
         numbers = row_numbers(len(rows), step, per_step, recipe.seed)
-        for start in range(0, per_step, recipe.rows_per_pass):
-            part = pass_loss(loss, copy, rows, numbers[start : start + recipe.rows_per_pass])
+        for start in range(0, per_step, per_pass):
+            part = pass_loss(loss, copy, rows, numbers[start : start + per_pass])
             part.backward()  # type: ignore[no-untyped-call]
         optimizer.step(1e-3, 1e-3)
         best = min(best, time.monotonic() - began)

@@ -156,8 +156,16 @@ def allowed_attention(segments: Tensor) -> Tensor:
 def summed_loss(model: StarterModel, ids: Tensor, allowed: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats, summed over the counted tokens."""
     hidden = model(ids, allowed)
-    scores = model.logits(hidden).view(-1, model.shape.vocabulary)
+    scores = model.logits(hidden).view(-1, model.shape.vocabulary).float()
     return F.cross_entropy(scores, targets.view(-1), ignore_index=IGNORED, reduction="sum")
+
+
+def summed_loss_bfloat16(
+    model: StarterModel, ids: Tensor, allowed: Tensor, targets: Tensor
+) -> Tensor:
+    """As ``summed_loss``; the products in bfloat16, weights, sums and the loss in float32."""
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+        return summed_loss(model, ids, allowed, targets)
 
 
 LossFunction = Callable[[StarterModel, Tensor, Tensor, Tensor], Tensor]
@@ -272,6 +280,7 @@ def train_stage(
     """
     checkpoint, log = work / "checkpoint.safetensors", work / "log.jsonl"
     began, before = time.monotonic(), progress
+    paced_from: Progress | None = None  # after the first step, which compiles
     while progress.step < plan.steps and not stop:
         step = progress.step
         long_from = plan.steps - round(plan.steps * recipe.long_share)
@@ -280,7 +289,7 @@ def train_stage(
         per_step = max(1, recipe.tokens_per_step // length)
         numbers = row_numbers(len(rows), step, per_step, recipe.seed)
         counted = int((rows.targets[numbers] != IGNORED).sum())
-        per_pass = max(1, recipe.rows_per_pass * recipe.row_length // length)
+        per_pass = recipe.rows_in_pass(length)
         total = 0.0
         for start in range(0, per_step, per_pass):
             part = pass_loss(loss, model, rows, numbers[start : start + per_pass])
@@ -296,6 +305,8 @@ def train_stage(
             tokens=progress.tokens + per_step * length,
             seconds=before.seconds + time.monotonic() - began,
         )
+        if paced_from is None:
+            paced_from = progress
         entry: dict[str, object] = {
             "stage": plan.name,
             "step": progress.step,
@@ -321,9 +332,9 @@ def train_stage(
         if progress.step % 10 == 0 or last:
             print(" ".join(f"{k}={v}" for k, v in entry.items()), file=sys.stderr, flush=True)
         if progress.step % recipe.checkpoint_every == 0 and not last:
-            pace = (progress.seconds - before.seconds) / (progress.step - before.step)
-            steps = mended_steps(plan, progress, pace, recipe.decay_share)
-            if steps != plan.steps:
+            if progress.step > paced_from.step:
+                pace = (progress.seconds - paced_from.seconds) / (progress.step - paced_from.step)
+                steps = mended_steps(plan, progress, pace, recipe.decay_share)
                 plan = replace(plan, steps=steps)
                 keep_plan(plan)
             save_checkpoint(checkpoint, model, optimizer, progress)

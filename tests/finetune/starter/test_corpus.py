@@ -180,3 +180,14 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
     source = Source("gone", "prose", "en", 1.0, 0, "MIT", "us")
     with pytest.raises(ValueError, match=r"no file gone\.jsonl\.gz"):
         list(pretraining_documents(tmp_path, source))
+
+
+def test_everyday_prompts_are_never_learned() -> None:
+    prompts = corpus.everyday_prompts()
+    assert len(prompts) == 200
+    assert corpus.has_everyday_prompt(
+        [Message("user", "What do bees make"), Message("assistant", "x")]
+    )
+    assert not corpus.has_everyday_prompt([Message("assistant", "What do bees make?")])
+    learned, _ = own_documents(corpus.EVERYDAY / "conversations", 1.0)
+    assert not any(corpus.has_everyday_prompt(document.messages) for document in learned)
