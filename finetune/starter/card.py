@@ -21,10 +21,11 @@ from finetune.starter.model import StarterModel
 from finetune.starter.recipe import StarterRecipe
 from finetune.starter.tokenizer import END_OF_TEXT, TURN_END, Message, encode_prompt
 
-SHOWN = 12
+SHOWN = 20
 MEASURED = 60
 MOST_TOKENS = 120
-TEMPERATURE, TOP_K = 0.8, 40
+TEMPERATURE, TOP_K = 0.5, 40
+"""As the app asks this model by default."""
 EVERYDAY = ("Hi", "How are you?", "Thank you", "What is your name?", "Are you a person?")
 EVERYDAY_KO = ("안녕", "잘 지내?", "고마워", "이름이 뭐야?", "너는 사람이야?")
 
@@ -81,11 +82,12 @@ def write_card(
     model: StarterModel,
     tokenizer: Tokenizer,
     own: Sequence[Document],
+    machine: str,
 ) -> None:
-    """Write the card whole, beside and then in place."""
+    """Write the card whole, beside and then in place. ``machine``: "on a ...", in words."""
     entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     sections = [
-        _head(recipe, model, entries),
+        _head(recipe, model, entries, machine),
         _figures(entries),
         _samples(model, tokenizer, own, recipe.seed),
         _data(len({d.messages for d in own}), recipe.own_epochs),
@@ -96,7 +98,9 @@ def write_card(
     os.replace(beside, path)
 
 
-def _head(recipe: StarterRecipe, model: StarterModel, entries: list[dict[str, Any]]) -> str:
+def _head(
+    recipe: StarterRecipe, model: StarterModel, entries: list[dict[str, Any]], machine: str
+) -> str:
     weights = sum(parameter.numel() for parameter in model.parameters())
     table = model.embed_tokens.weight.numel()
     by_stage = {entry["stage"]: entry for entry in entries}
@@ -114,7 +118,7 @@ the app has something of its own to talk with and to learn from on the first day
 * **Licence of the weights**: CC BY-SA 4.0, with the attributions below. (The program is MIT.)
 * **Made by**: `python -m finetune starter`; recipe in `finetune/starter/recipe.py`, mixture in
   `corpus.py`, experiments in `LOG.md`, seed {recipe.seed}.
-* **Compute**: {chat["seconds"] / 60:.0f} minutes on two shared CPU cores, float32, no GPU.
+* **Compute**: {chat["seconds"] / 60:.0f} minutes {machine}.
 * **Read**: {pretrain["tokens"] / 1e6:.2f}M tokens of pretraining ({pretrain["step"]} steps of
   {recipe.tokens_per_step}), then {(chat["tokens"] - pretrain["tokens"]) / 1e6:.2f}M tokens of
   conversations with the loss on replies and their end ({chat["step"]} steps). Muon for matrices,

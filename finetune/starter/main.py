@@ -70,6 +70,7 @@ from finetune.starter.tokenizer import (
 )
 
 CONVERSATIONS = Path(__file__).parent / "conversations"
+CPU = torch.device("cpu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"There is no data folder {arguments.data}.")
     if arguments.output.suffix != ".gguf":
         raise InputError("The output must be a file name that ends in .gguf.")
-    recipe = StarterRecipe()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = StarterRecipe.for_gpu() if device.type == "cuda" else StarterRecipe()
     if arguments.minutes is not None:
         if arguments.minutes <= 0:
             raise InputError("The minutes must be more than zero.")
@@ -100,14 +102,21 @@ def run(arguments: argparse.Namespace) -> int:
     _same_recipe(work / "recipe.json", recipe)
     stop = Stop(work / "stop")
     with stop.on_signals():
-        loss = summed_loss_bfloat16 if bfloat16_is_faster() else summed_loss
+        mixed = device.type == "cuda" or bfloat16_is_faster()
+        loss = summed_loss_bfloat16 if mixed else summed_loss
         if not arguments.no_compile:
             loss = torch.compile(loss, dynamic=False)
-        return train(recipe, arguments.data, work, arguments.output, stop, loss)
+        return train(recipe, arguments.data, work, arguments.output, stop, loss, device)
 
 
 def train(
-    recipe: StarterRecipe, data: Path, work: Path, output: Path, stop: Stop, loss: LossFunction
+    recipe: StarterRecipe,
+    data: Path,
+    work: Path,
+    output: Path,
+    stop: Stop,
+    loss: LossFunction,
+    device: torch.device = CPU,
 ) -> int:
     """Every step that is not yet done in ``work``; returns what ``run`` returns."""
     documents = None
@@ -118,7 +127,7 @@ def train(
     if not (work / "corpus-pretrain.safetensors").exists():
         documents = documents or list(_all_pretraining(data))
         _encode(documents, tokenizer, recipe, work, "pretrain")
-    model = StarterModel(recipe.shape, recipe.seed)
+    model = StarterModel(recipe.shape, recipe.seed).to(device)
     optimizer = MuonWithAdam(model, recipe.momentum, recipe.weight_decay)
     progress = Progress()
     if (work / "checkpoint.safetensors").exists():
@@ -146,9 +155,12 @@ def train(
             optimizer = MuonWithAdam(model, recipe.momentum, recipe.weight_decay)
             progress = replace(progress, stage="chat", step=0)
             save_checkpoint(work / "checkpoint.safetensors", model, optimizer, progress)
+    model.cpu()
     write_gguf(output, model, tokenizer)
     own, _ = own_documents(CONVERSATIONS, recipe.own_epochs)
-    write_card(output.with_name("MODEL_CARD.md"), recipe, work / "log.jsonl", model, tokenizer, own)
+    machine = "on one CUDA card" if device.type == "cuda" else "on a shared CPU, without a GPU"
+    card = output.with_name("MODEL_CARD.md")
+    write_card(card, recipe, work / "log.jsonl", model, tokenizer, own, machine)
     say(f"wrote {output.name}, {output.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -183,6 +195,10 @@ def _all_chat(data: Path, recipe: StarterRecipe) -> Iterable[Document]:
     for problem in problems:
         say(f"left out: {problem}")
     yield from own
+    for document in own_documents(CONVERSATIONS, recipe.own_read_epochs)[0]:
+        if not document.held_out:
+            whole = tuple(replace(message, learn=True) for message in document.messages)
+            yield replace(document, messages=whole)
     for source in SOURCES:
         yield from chat_documents(data, source)
     for document in _all_pretraining(data):
@@ -314,6 +330,7 @@ def _plan(
         rows=rows["rows"],
         long_rows=rows.get("long"),
         rate_scale=1.0 if stage == "pretrain" else recipe.chat_rate_scale,
+        decay_share=0.0 if stage == "pretrain" else recipe.chat_decay_share,
         end_seconds=end,
     )
     _keep_plan(work, plan)
@@ -338,11 +355,12 @@ def _seconds_per_step(
 ) -> float:
     """The best of a few steps on a copy of the model (the first compiles, and other programs may
     disturb any of them), and 10 % for measuring and saving."""
-    copy = StarterModel(model.shape)
+    copy = StarterModel(model.shape).to(model.embed_tokens.weight.device)
     optimizer = MuonWithAdam(copy, recipe.momentum, recipe.weight_decay)
     per_step = max(1, recipe.tokens_per_step // rows.ids.shape[1])
     best = math.inf
     per_pass = recipe.rows_in_pass(rows.ids.shape[1])
+    device = copy.embed_tokens.weight.device
     for step in range(5):
         began = time.monotonic()
         numbers = row_numbers(len(rows), step, per_step, recipe.seed)
@@ -350,5 +368,7 @@ def _seconds_per_step(
             part = pass_loss(loss, copy, rows, numbers[start : start + per_pass])
             part.backward()  # type: ignore[no-untyped-call]
         optimizer.step(1e-3, 1e-3)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         best = min(best, time.monotonic() - began)
     return best * 1.1

@@ -172,8 +172,12 @@ LossFunction = Callable[[StarterModel, Tensor, Tensor, Tensor], Tensor]
 
 
 def pass_loss(loss: LossFunction, model: StarterModel, rows: Rows, numbers: list[int]) -> Tensor:
-    ids, targets = rows.ids[numbers].long(), rows.targets[numbers].long()
-    return loss(model, ids, allowed_attention(rows.segments[numbers]), targets)
+    device = model.embed_tokens.weight.device
+    ids, targets, segments = (
+        rows_of[numbers].to(device, non_blocking=True)
+        for rows_of in (rows.ids, rows.targets, rows.segments)
+    )
+    return loss(model, ids.long(), allowed_attention(segments), targets.long())
 
 
 @torch.no_grad()
@@ -242,15 +246,17 @@ class StagePlan:
     rows: Rows
     long_rows: Rows | None
     rate_scale: float
+    decay_share: float = 0.0
     end_seconds: float | None = None
 
 
-def mended_steps(plan: StagePlan, now: Progress, seconds_per_step: float, decay: float) -> int:
+def mended_steps(plan: StagePlan, now: Progress, seconds_per_step: float) -> int:
     """Steps that fit into the stage's time; never fewer than let the rate begin to fall now."""
-    if plan.end_seconds is None or now.step >= plan.steps * (1 - decay):
+    level = 1 - plan.decay_share
+    if plan.end_seconds is None or now.step >= plan.steps * level:
         return plan.steps
     fitting = now.step + int((plan.end_seconds - now.seconds) / seconds_per_step)
-    return max(fitting, math.ceil(now.step / (1 - decay)))
+    return max(fitting, math.ceil(now.step / level))
 
 
 @dataclass(frozen=True)
@@ -295,7 +301,7 @@ def train_stage(
             part = pass_loss(loss, model, rows, numbers[start : start + per_pass])
             (part / max(counted, 1)).backward()  # type: ignore[no-untyped-call]
             total += float(part.detach())
-        share = rate_share(step, plan.steps, recipe.warmup_steps, recipe.decay_share)
+        share = rate_share(step, plan.steps, recipe.warmup_steps, plan.decay_share)
         share *= plan.rate_scale
         torch.nn.utils.clip_grad_norm_(list(optimizer.vectors.values()), recipe.clip_norm)
         optimizer.step(recipe.matrix_rate * share, recipe.vector_rate * share)
@@ -334,7 +340,7 @@ def train_stage(
         if progress.step % recipe.checkpoint_every == 0 and not last:
             if progress.step > paced_from.step:
                 pace = (progress.seconds - paced_from.seconds) / (progress.step - paced_from.step)
-                steps = mended_steps(plan, progress, pace, recipe.decay_share)
+                steps = mended_steps(plan, progress, pace)
                 plan = replace(plan, steps=steps)
                 keep_plan(plan)
             save_checkpoint(checkpoint, model, optimizer, progress)

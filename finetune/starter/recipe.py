@@ -35,8 +35,8 @@ class StarterRecipe:
 
     minutes: float = 100.0
     """Training time for both stages; the number of steps follows from the speed."""
-    pretrain_share: float = 0.74
-    """Of the time. Chat tuning repeats little data, pretraining has more than it can read."""
+    pretrain_share: float = 0.6
+    """Of the time."""
     tokens_per_step: int = 8192
     """Far below the critical batch at these losses, yet large enough to hide Muon's own cost."""
     rows_per_pass: int = 8
@@ -54,24 +54,28 @@ class StarterRecipe:
     """Muon's learning rate for the hidden matrices (update of spectral norm one, times this)."""
     vector_rate: float = 0.004
     """AdamW's rate for embeddings and gains; small models bear high rates."""
-    chat_rate_scale: float = 0.3
-    """Chat tuning starts from a decayed model, on little data seen several times."""
+    chat_rate_scale: float = 0.7
+    """Chat tuning goes on from the level rate, a little lower: its data are seen several times."""
     momentum: float = 0.95
     """Muon's Nesterov momentum, as its author uses it."""
     weight_decay: float = 0.01
     """On the matrices only. One pass over the text leaves little to overfit."""
     warmup_steps: int = 20
     """AdamW's second moments need some steps before they can be trusted."""
-    decay_share: float = 0.35
-    """Trapezoid: constant, then linear to zero over this share of the stage. The constant part
-    can be lengthened by a resumed run, which a cosine would forbid."""
+    chat_decay_share: float = 0.9
+    """The rate is level in pretraining and falls linearly to zero over this share of chat tuning,
+    so that the steps that settle the weights are taken on conversations (the decay stage of
+    MiniCPM, Hu et al. 2024). A level rate also lets pretraining be lengthened at will."""
     clip_norm: float = 1.0
     """Protects AdamW's part from a rare bad batch; Muon ignores the scale of gradients."""
 
+    own_read_epochs: float = 2.0
+    """How often our own conversations are read whole, the prompts learned too: what people say is
+    the scarcest text here."""
     own_epochs: float = 4.0
     """How often our own conversations are seen in chat tuning: the voice we want. At five to six
     laps the first model knew them by heart and answered new phrasings no better."""
-    chat_prose_share: float = 0.05
+    chat_prose_share: float = 0.12
     """Of the prose and talk of pretraining, mixed into chat tuning: without any, held-out prose
     went from 3.9 to 4.7 nats a token."""
     evaluate_every: int = 200
@@ -80,6 +84,22 @@ class StarterRecipe:
     """Held-out tokens per language and measurement: noise of about 0.01 nats."""
     checkpoint_every: int = 50
     """Steps; two to three minutes of work is what a power cut may cost."""
+
+    @classmethod
+    def for_gpu(cls) -> StarterRecipe:
+        """For a CUDA card: 33.6M parameters (36 MB as Q8_0) and a dozen times the text. Not yet
+        trained: no card was at hand."""
+        return cls(
+            vocabulary=12_288,
+            width=512,
+            layers=8,
+            heads=8,
+            feed_forward=1536,
+            minutes=40.0,
+            tokens_per_step=65_536,
+            rows_per_pass=128,
+            warmup_steps=100,
+        )
 
     def rows_in_pass(self, length: int) -> int:
         """How many rows of another length make a pass of the same number of tokens."""

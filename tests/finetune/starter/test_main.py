@@ -14,6 +14,7 @@ from finetune.starter import card, main
 from finetune.starter.card import held_out_prompts
 from finetune.starter.corpus import Document, Source
 from finetune.starter.main import add_arguments, run, train
+from finetune.starter.model import StarterModel
 from finetune.starter.pretrain import Stop, summed_loss
 from finetune.starter.recipe import StarterRecipe
 from finetune.starter.tokenizer import Message
@@ -30,6 +31,7 @@ TINY = StarterRecipe(
     rows_per_pass=2,
     row_length=32,
     long_row_length=64,
+    chat_row_length=64,
     warmup_steps=1,
     evaluate_every=5,
     evaluate_tokens=64,
@@ -124,3 +126,10 @@ def test_sample_prompts_are_held_out_ones_in_an_order_nobody_chose() -> None:
     prompts = held_out_prompts(documents, "en")
     assert sorted(prompts) == ["q0", "q2", "q4", "q6", "q8"]
     assert prompts == held_out_prompts(documents[::-1], "en")
+
+
+def test_the_larger_shape_for_a_gpu_still_ships() -> None:
+    recipe = StarterRecipe.for_gpu()
+    assert recipe.shape.head_size == 64
+    weights = sum(p.numel() for p in StarterModel(recipe.shape).parameters())
+    assert weights * 34 / 32 < 40e6, "bytes of Q8_0"

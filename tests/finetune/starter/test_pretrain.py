@@ -125,10 +125,11 @@ def test_steps_are_mended_by_the_speed_only_while_the_rate_is_level(
     step: int, seconds: float, per_step: float, expected: int
 ) -> None:
     nothing = torch.zeros(1, 1)
-    plan = StagePlan("chat", 100, Rows(nothing, nothing, nothing), None, 1.0, end_seconds=100.0)
+    rows = Rows(nothing, nothing, nothing)
+    plan = StagePlan("chat", 100, rows, None, 1.0, decay_share=0.5, end_seconds=100.0)
     now = Progress("chat", step, 0, seconds)
-    assert mended_steps(plan, now, per_step, decay=0.5) == expected
-    assert mended_steps(replace(plan, end_seconds=None), now, per_step, decay=0.5) == 100
+    assert mended_steps(plan, now, per_step) == expected
+    assert mended_steps(replace(plan, end_seconds=None), now, per_step) == 100
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
