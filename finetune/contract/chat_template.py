@@ -23,9 +23,14 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
-import jinja2.sandbox
 
 from finetune.contract.errors import InputError
+from finetune.contract.template_limits import (
+    LONGEST_TEMPLATE,
+    LimitedEnvironment,
+    TemplateLimitError,
+    limited,
+)
 
 Role = Literal["system", "user", "assistant"]
 ROLES: Final[tuple[Role, ...]] = ("system", "user", "assistant")
@@ -262,15 +267,17 @@ def _render(
     add_generation_prompt: bool,
 ) -> str:
     try:
-        return _compiled(template).render(
-            messages=[{"role": m.role, "content": m.content} for m in messages],
-            add_generation_prompt=add_generation_prompt,
-            bos_token=tokens.bos,
-            eos_token=tokens.eos,
-            tools=None,
-            # A date in the system turn would change every prompt's beginning each day and
-            # spoil the prefix cache: templates that ask for one take their own default.
-        )
+        compiled = _compiled(template)
+        with limited(len(messages), sum(len(m.content) for m in messages)):
+            return compiled.render(
+                messages=[{"role": m.role, "content": m.content} for m in messages],
+                add_generation_prompt=add_generation_prompt,
+                bos_token=tokens.bos,
+                eos_token=tokens.eos,
+                tools=None,
+                # A date in the system turn would change every prompt's beginning each day and
+                # spoil the prefix cache: templates that ask for one take their own default.
+            )
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         # A template is a program from the internet: its errors are not our bugs.
         raise jinja2.exceptions.TemplateRuntimeError(str(error)) from error
@@ -290,7 +297,9 @@ class _GenerationTag(jinja2.ext.Extension):
 
 @lru_cache(maxsize=32)
 def _compiled(template: str) -> jinja2.Template:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    if len(template) > LONGEST_TEMPLATE:
+        raise TemplateLimitError("it is too long")
+    environment = LimitedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[jinja2.ext.loopcontrols, _GenerationTag],
