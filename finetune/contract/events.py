@@ -1,8 +1,9 @@
 """The line protocol of a training run: one JSON object a line, on the trainer's stdout.
 
 The same lines go to ``events.jsonl`` in the run folder, which is the truth; the pipe is the
-live view. A run's life is ``RunStarted``, then for each stage ``StageStarted``,
-``StepDone``... and ``StageDone``, and at last exactly one of ``RunDone`` and ``RunFailed``.
+live view. A run's life is ``RunStarted`` and ``MemoryPlan``, then for each stage
+``StageStarted``, ``StepDone``... and ``StageDone``, and at last exactly one of ``RunDone`` and
+``RunFailed``.
 """
 
 from __future__ import annotations
@@ -38,6 +39,27 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class MemoryPlan:
+    """What the run will take of the device's memory, in bytes; said before the model is loaded."""
+
+    kind: ClassVar[str] = "memory_plan"
+    held: Literal["dense", "blocks"]
+    """Weights as wide numbers, or quantised as the file has them."""
+    weights: int
+    adapters: int
+    """With their gradients and the optimiser's moments."""
+    activations: int
+    working: int
+    """What is made for the moment, and the device's libraries."""
+    available: int
+    """0 where the system does not say."""
+
+    @property
+    def needed(self) -> int:
+        return self.weights + self.adapters + self.activations + self.working
+
+
+@dataclass(frozen=True)
 class StageStarted:
     kind: ClassVar[str] = "stage_started"
     stage: Stage
@@ -47,7 +69,12 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One step. Metric names are the field's: loss, score, kl, entropy, clip_fraction..."""
+    """One step. Metric names are the field's.
+
+    sft: loss, held_out_loss, grad_norm, learning_rate, tokens_per_second. reward: loss, accuracy
+    (on held-out pairs), tokens_per_second. ppo: score, reward, kl, kl_coef, entropy, clip_fraction,
+    policy_loss, value_loss, explained_variance, completion_length, ended, tokens_per_second.
+    """
 
     kind: ClassVar[str] = "step_done"
     stage: Stage
@@ -103,11 +130,22 @@ class RunFailed:
     message: str
 
 
-Event = RunStarted | StageStarted | StepDone | StageDone | Sample | Note | RunDone | RunFailed
+Event = (
+    RunStarted
+    | MemoryPlan
+    | StageStarted
+    | StepDone
+    | StageDone
+    | Sample
+    | Note
+    | RunDone
+    | RunFailed
+)
 _KINDS: Final[Mapping[str, type[Event]]] = {
     cls.kind: cls
     for cls in (
-        RunStarted, StageStarted, StepDone, StageDone, Sample, Note, RunDone, RunFailed,
+        RunStarted, MemoryPlan, StageStarted, StepDone, StageDone, Sample, Note, RunDone,
+        RunFailed,
     )
 }  # fmt: skip
 

@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, get_type_hints
 
 from finetune.contract.errors import InputError
 
-Quantization = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]
+Quantization = Literal["BASE", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]
+"""Of the merged model; BASE keeps each tensor in the type it has in the base."""
 
 _LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "seed": (0, math.inf),

@@ -18,16 +18,10 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from finetune.contract.chat_template import CHATML
 from finetune.starter.corpus import SOURCES
 from finetune.starter.model import ModelShape, StarterModel
 from finetune.starter.tokenizer import CONTROL_TOKENS, END_OF_TEXT, TURN_END
-
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content']"
-    " + '<|im_end|>' + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-"""The one prompt format of this model; ``encode_chat`` spells the same thing in ids."""
 
 NAME = "Attune Starter"
 LICENCE = "cc-by-sa-4.0"

@@ -23,7 +23,7 @@ SAID = [
 ]
 
 ENDLESS = {
-    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
     "nested loops in range": "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}"
     "{% endfor %}{% endfor %}",
     "deep loops": "".join(f"{{% for v{i} in range(90) %}}" for i in range(15))
@@ -42,7 +42,8 @@ ENDLESS = {
     "sorting": "{% for a in range(9999) %}{% set x = range(9999) | sort %}{% endfor %}",
     "upper casing": "{% set x = 'a' * 900000 %}{% for a in range(99999) %}{% set y = x | upper %}"
     "{% endfor %}",
-    "slicing": "{% set x = 'a' * 900000 %}{% for a in range(99999) %}{% set y = x[1:] %}{% endfor %}",
+    "slicing": "{% set x = 'a' * 900000 %}{% for a in range(99999) %}{% set y = x[1:] %}"
+    "{% endfor %}",
     "while by recursion": "{% macro f() %}{% call f() %}{% endcall %}{% endmacro %}{{ f() }}",
 }
 LARGE = {

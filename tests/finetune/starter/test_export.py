@@ -11,7 +11,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from finetune.starter.export import CHATML, gguf_name, pairs_from_halves, write_gguf
+from finetune.contract.chat_template import CHATML
+from finetune.starter.export import gguf_name, pairs_from_halves, write_gguf
 from finetune.starter.model import StarterModel
 from finetune.starter.tokenizer import Message, encode_plain, encode_prompt
 

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 from tokenizers import Tokenizer
 
-from finetune.starter.export import CHATML
+from finetune.contract.chat_template import CHATML
 from finetune.starter.tokenizer import (
     CONTROL_TOKENS,
     TURN_END,
