@@ -3,7 +3,8 @@
 The start-up as a story: the profile folder is opened and locked, so that no second Attune
 writes there. The log begins. The database opens (mended or refused in words), then the
 stores, then the services. The window is shown at once; only then is the engine child started
-and the active model loaded, so that nothing slow stands before the first paint. At the end,
+and the active model loaded, so that nothing slow stands before the first paint; a large file
+that was never seen before is read through first, on a thread, to know it by its hash. At the end,
 in reverse: the turn being written is kept, the engine child and the trainer are let go
 (both also leave by themselves when this process dies, since their stdin closes), and the
 database is closed last.
@@ -25,16 +26,18 @@ from PySide6.QtWidgets import QApplication, QMessageBox
 
 from desktop_app.errors import UserError, install_excepthook, sentence
 from desktop_app.inference.engine_client import EngineClient, engine_command
-from desktop_app.inference.model_store import ModelStore
+from desktop_app.inference.model_store import ModelStore, ref_of_file
 from desktop_app.paths import Profile, open_profile, starter_model
 from desktop_app.services.chat_service import ChatService
 from desktop_app.services.feedback_service import FeedbackService
+from desktop_app.services.file_check import FileCheck
 from desktop_app.services.learning_service import LearningService
 from desktop_app.services.trainer_process import TRAINER_COMMAND, TrainerProcess
 from desktop_app.settings import Settings, load_settings, save_settings
 from desktop_app.storage.chat_store import ChatStore
 from desktop_app.storage.database import Database
 from desktop_app.storage.feedback_store import FeedbackStore
+from desktop_app.storage.load_record import LoadRecord
 from desktop_app.ui.language import Language
 from desktop_app.ui.main_window import MainWindow
 from desktop_app.ui.theme import Theme
@@ -65,6 +68,7 @@ class App(QObject):
         chats = ChatStore(self.database)
         feedback_store = FeedbackStore(self.database)
         self.models = ModelStore(profile.models, options.model or starter_model())
+        self._is_starter_replaced = options.model is not None and starter_model().is_file()
 
         self.chat = ChatService(chats, self)
         self.feedback = FeedbackService(chats, feedback_store, parent=self)
@@ -78,8 +82,13 @@ class App(QObject):
             self.trainer,
             self,
         )
-        command = engine_command(*(["--fake"] if options.fake_engine else []))
-        self.engine = EngineClient(command, self.chat.engine.receive, profile.logs / "engine.log")
+        states = profile.states
+        command = engine_command(
+            *(["--fake"] if options.fake_engine else ["--states", str(states)])
+        )
+        self.engine = EngineClient(
+            command, self.chat.engine.receive, profile.logs / "engine.log", states_folder=states
+        )
 
         self.theme = Theme(self)
         self.language = Language(self)
@@ -97,7 +106,10 @@ class App(QObject):
             self.language,
             profile,
         )
+        self._check: FileCheck | None = None
         self._is_closed = False
+        self.chat.engine.start_wanted.connect(self._start_engine)
+        self.chat.engine.check_cancelled.connect(self._cancel_check)
 
     def start(self) -> None:
         """Show the window, then start what is slow."""
@@ -114,6 +126,8 @@ class App(QObject):
         if clipboard.ownsClipboard():
             # What was copied in Python must not outlive Python; Qt's own copy may.
             clipboard.setText(clipboard.text())
+        if self._check is not None:
+            self._check.close()
         self.chat.close()
         self.learning.close()
         try:
@@ -123,11 +137,44 @@ class App(QObject):
         self.database.close()
 
     def _start_engine(self) -> None:
+        try:
+            if self.models.must_hash:
+                self._check = FileCheck(self.models.hash_bundled, self)
+                self._check.progressed.connect(self.chat.engine.show_check)
+                self._check.ended.connect(self._on_checked)
+                self.chat.engine.show_check(0.0)
+                self._check.start()
+                return
+        except (UserError, OSError, ValueError) as error:
+            log.exception("The model's file cannot be read")
+            self.chat.engine.fail(*sentence(error))
+            return
+        self._load_active()
+
+    def _cancel_check(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+
+    def _on_checked(self, message: str, hint: str) -> None:
+        assert self._check is not None
+        if message:
+            self.chat.engine.fail(message, hint)
+        elif self._check.is_cancelled:
+            self.chat.engine.fail("Loading was stopped.", "")
+        else:
+            self.models.forget_provisional()
+            self.learning.versions_changed.emit()
+            self._load_active()
+
+    def _load_active(self) -> None:
         for problem in (self.database.notice, *self.models.problems()):
             if problem:
                 self.chat.problem.emit(problem, "")
+        loads = LoadRecord(self.profile.models / "loads.json")
         try:
-            self.chat.engine.attach(self.engine, self.models.active())
+            if self._is_starter_replaced:
+                self.chat.engine.fallback = ref_of_file(starter_model())
+            self.chat.engine.attach(self.engine, self.models.active(), loads)
         except (UserError, OSError, ValueError) as error:
             log.exception("The engine could not be started")
             self.chat.engine.fail(*sentence(error))

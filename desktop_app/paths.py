@@ -5,6 +5,7 @@ Profile folder (platformdirs, or ``--profile-dir``):
     models/         model versions and the pointer to the active one
     runs/           one folder for each training run
     logs/           app.log, engine.log
+    cache/          what the engine computed of conversations; worth nothing but time
     settings.json
 """
 
@@ -43,6 +44,10 @@ class Profile:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def states(self) -> Path:
+        return self.root / "cache"
 
     @property
     def settings(self) -> Path:

@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, return its exit code."""
     # Waiting threads that spin take the core away from the one they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Where numpy multiplies matrices here, threads are at work already, one piece each.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser(with_starter=given[:1] == ["starter"]).parse_args(given)
     try:
@@ -52,12 +54,17 @@ def _parser(*, with_starter: bool) -> argparse.ArgumentParser:
         "--feedback", type=Path, nargs="+", default=[], help="files or folders of JSON lines"
     )
     train.add_argument("--recipe", type=Path, help="JSON; what it leaves out keeps its default")
+    train.add_argument(
+        "--weights", type=Path, help="Hugging Face folder of the same model, to train instead"
+    )
     train.add_argument("--parent", help="version id the result descends from")
     train.add_argument("--name", help="what to call the result")
+    _add_tensorboard(train)
     train.set_defaults(run=_train)
 
     resume = commands.add_parser("resume", help="go on with a stopped or broken run")
     resume.add_argument("--run-dir", type=Path, required=True)
+    _add_tensorboard(resume)
     resume.set_defaults(run=_resume)
 
     evaluate = commands.add_parser("evaluate", help="measure an adapter against its base")
@@ -70,7 +77,11 @@ def _parser(*, with_starter: bool) -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="write a run's merged model in another form")
     export.add_argument("--run-dir", type=Path, required=True)
-    export.add_argument("--quantization", required=True, help="F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M")
+    export.add_argument(
+        "--quantization",
+        required=True,
+        help="BASE (as the base has it), F16, Q8_0, Q6_K, Q5_K_M or Q4_K_M",
+    )
     export.add_argument("--output", type=Path, required=True)
     export.set_defaults(run=_export)
 
@@ -100,21 +111,33 @@ def _train(options: argparse.Namespace) -> int:
             options.recipe,
             options.parent,
             options.name,
+            options.weights,
         )
-    elif options.feedback or options.recipe or options.parent or options.name:
+    elif any((options.feedback, options.recipe, options.parent, options.name, options.weights)):
         raise InputError("A new run needs --base; an existing one takes --run-dir alone.")
-    return _run(options.run_dir, resumed=False)
+    return _run(options, resumed=False)
 
 
 def _resume(options: argparse.Namespace) -> int:
-    return _run(options.run_dir, resumed=True)
+    return _run(options, resumed=True)
 
 
-def _run(run_dir: Path, *, resumed: bool) -> int:
+def _add_tensorboard(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--tensorboard", action="store_true", help="also write RUN_DIR/tensorboard"
+    )
+
+
+def _run(options: argparse.Namespace, *, resumed: bool) -> int:
     from finetune.console import open_event_stream
     from finetune.runner import run_to_end
 
-    return run_to_end(run_dir, open_event_stream(), resumed=resumed)
+    return run_to_end(
+        options.run_dir,
+        open_event_stream(),
+        resumed=resumed,
+        tensorboard=options.tensorboard,
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -126,7 +149,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from finetune.reports import export_again
+    from finetune.export_again import export_again
 
     return export_again(options.run_dir, options.quantization, options.output)
 

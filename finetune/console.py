@@ -20,17 +20,22 @@ from typing import Any, TextIO
 
 from finetune.contract import events
 from finetune.contract.events import Event, RunDone, RunFailed
+from finetune.tensorboard_file import TensorBoardFile
 
 log = logging.getLogger(__name__)
 
 
 class EventStream:
-    """Writes every event to ``events.jsonl`` and to stdout; the final one exactly once."""
+    """Writes every event to ``events.jsonl`` and to stdout; the final one exactly once.
+
+    On request it draws them for TensorBoard too.
+    """
 
     def __init__(self, stream: TextIO, for_people: bool) -> None:
         self._stream: TextIO | None = stream
         self._for_people = for_people
         self._file: TextIO | None = None
+        self._drawn: TensorBoardFile | None = None
         self._lock = threading.Lock()
         self.final: RunDone | RunFailed | None = None
 
@@ -42,6 +47,10 @@ class EventStream:
         if broken:
             self._file.write("\n")  # half a line of a killed run
 
+    def draw_in(self, run_dir: Path) -> None:
+        """From now on, add to a TensorBoard file in the run folder too."""
+        self._drawn = TensorBoardFile(run_dir)
+
     def emit(self, event: Event) -> None:
         """Send one event. Nothing follows a final one."""
         with self._lock:
@@ -52,13 +61,14 @@ class EventStream:
                 self.final = event
             self._write_file(event)
             self._write_stream(event)
+            self._draw(event)
 
     def close(self) -> None:
         """Close the file and the stream; nothing can be emitted afterwards."""
-        for stream in (self._file, self._stream):
+        for stream in (self._file, self._stream, self._drawn):
             if stream is not None:
                 stream.close()
-        self._file = self._stream = None
+        self._file = self._stream = self._drawn = None
 
     def _write_file(self, event: Event) -> None:
         if self._file is None:
@@ -70,6 +80,15 @@ class EventStream:
                 os.fsync(self._file.fileno())
         except OSError as error:  # a full disk must not hide the event from the pipe
             log.warning("events.jsonl cannot be written: %s", error)
+
+    def _draw(self, event: Event) -> None:
+        if self._drawn is None:
+            return
+        try:
+            self._drawn.add(event)
+        except OSError as error:
+            log.warning("the TensorBoard file cannot be written: %s", error)
+            self._drawn = None
 
     def _write_stream(self, event: Event) -> None:
         if self._stream is None:
@@ -153,6 +172,14 @@ def in_words(event: Event) -> str:
         case events.RunStarted():
             stages = ", ".join(event.stages)
             return f"run {event.run_id} on {event.device} ({event.dtype}): {stages}"
+        case events.MemoryPlan():
+            free = f" of {_gigabytes(event.available)} free" if event.available else ""
+            way = "quantised" if event.held == "blocks" else "dequantised"
+            return (
+                f"memory: about {_gigabytes(event.needed)}{free} ({way} weights "
+                f"{_gigabytes(event.weights)}, adapters {_gigabytes(event.adapters)}, activations "
+                f"{_gigabytes(event.activations)}, working {_gigabytes(event.working)})"
+            )
         case events.StageStarted():
             return f"{event.stage}: begins"
         case events.StepDone():
@@ -166,6 +193,10 @@ def in_words(event: Event) -> str:
             return event.message
         case events.RunDone():
             return f"The new model is in {event.export_dir}."
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
 
 
 def _figures(metrics: Any) -> str:

@@ -50,6 +50,9 @@ class RankedPrompt:
     """(better, worse, weight), indices into ``completions``."""
     thumbs: tuple[tuple[int, bool, float], ...]
     """(completion, liked, weight)."""
+    margins: tuple[float, ...] = ()
+    """How far apart the pairs lie in their ranking, from 0 for neighbours to 1 for the best and
+    the worst of many; one for each of ``pairs``, or none at all where all are 0."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,7 @@ class _Group:
 
     completions: dict[TrainingExample, int] = field(default_factory=dict)
     pairs: dict[tuple[int, int], float] = field(default_factory=dict)
+    margins: dict[tuple[int, int], float] = field(default_factory=dict)
     thumbs: dict[int, bool] = field(default_factory=dict)
 
     def index(self, example: TrainingExample) -> int:
@@ -267,7 +271,12 @@ class _Collector:
             )
             pairs = tuple((i, j, weight) for (i, j), weight in group.pairs.items())
             if pairs or thumbs:
-                groups.append(RankedPrompt(tuple(group.completions), pairs, thumbs))
+                margins = tuple(group.margins.get(pair, 0.0) for pair in group.pairs)
+                groups.append(
+                    RankedPrompt(
+                        tuple(group.completions), pairs, thumbs, margins if any(margins) else ()
+                    )
+                )
         seen = set(without)
         prompts = tuple(p for ids, p in self.prompts.items() if ids not in seen)
         return Part(tuple(self._demonstrations), tuple(groups), prompts)
@@ -301,10 +310,12 @@ class _Collector:
         for example, rank in zip(examples, record.ranks, strict=True):
             if example is not None and rank == best:
                 self._learn(example)
+        places = sorted(set(record.ranks))
         for i, j in record.pairs():
             better, worse = examples[i], examples[j]
             if better is not None and worse is not None:
-                self._prefer(better, worse)
+                between = places.index(record.ranks[j]) - places.index(record.ranks[i]) - 1
+                self._prefer(better, worse, margin=between / max(1, len(places) - 2))
 
     def _demonstrate(self, record: Demonstration) -> None:
         example = self._example(record.prompt, record.completion.text)
@@ -316,11 +327,12 @@ class _Collector:
             if corrected is not None:
                 self._prefer(example, corrected)
 
-    def _prefer(self, better: TrainingExample, worse: TrainingExample) -> None:
+    def _prefer(self, better: TrainingExample, worse: TrainingExample, margin: float = 0.0) -> None:
         group = self._group(better)
         i, j = group.index(better), group.index(worse)
         if i != j:
             group.pairs[i, j] = EXPLICIT_WEIGHT
+            group.margins[i, j] = margin
 
     def _learn(self, example: TrainingExample) -> None:
         if sum(example.completion_mask) > 1:  # more than an end of turn

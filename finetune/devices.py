@@ -1,4 +1,4 @@
-"""Device, number type, threads and batch size: all such choices are made here.
+"""Device, number type and threads: all such choices are made here; memory is ``memory_plan``'s.
 
 By probe and not by flag: bfloat16 on a processor without the instructions for it is thirty
 times slower than float32, and two threads on a busy machine can be fifty times slower than one.
@@ -16,10 +16,14 @@ import torch
 
 from finetune.contract.gguf_file import GgufHeader
 from finetune.contract.recipe import Recipe
+from finetune.memory_plan import MemoryPlan, plan_memory
 
 SMALL: Final = 300_000_000
 """Parameters below which float32 is affordable on any GPU, and exact."""
-BYTES: Final = {torch.float32: 4, torch.bfloat16: 2}
+
+
+WORTH_NARROWING: Final = 2_000_000
+"""Parameters from which a narrower type is considered for matrix products on a processor."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training a model would need on a device, in bytes and seconds."""
+    """What training a model would need on a device: memory and seconds."""
 
     parameters: int
-    weights: int
-    adapters: int
-    activations: int
-    available: int
+    plan: MemoryPlan
     seconds: float
-
-    @property
-    def needed(self) -> int:
-        return self.weights + self.adapters + self.activations
-
-    @property
-    def fits(self) -> bool:
-        return self.needed <= self.available
 
 
 def choose_device(parameters: int = 0) -> Device:
@@ -100,6 +93,45 @@ def _matmul_seconds(size: int, rows: int) -> float:
     return (time.perf_counter() - start) / 10
 
 
+def product_type(device: Device, parameters: int) -> torch.dtype:
+    """The type in which training computes its matrix products: bfloat16 where that is faster.
+
+    Both are measured, a product alone and a small layer forward and back with everything it
+    costs to get into the type and out of it: processors without the instructions for bfloat16
+    are thirty times slower with it, those with them about four times faster. A tiny model gains
+    nothing worth the rounding.
+    """
+    if device.kind != "cpu" or parameters < WORTH_NARROWING:
+        return device.dtype
+    before = torch.get_num_threads()
+    torch.set_num_threads(device.threads)
+    seconds = {
+        dtype: [
+            min(measure(dtype) for _ in range(4)) for measure in (_product_seconds, _layer_seconds)
+        ]
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    torch.set_num_threads(before)
+    wide, narrow = seconds[torch.float32], seconds[torch.bfloat16]
+    wins = all(n < 0.8 * w for n, w in zip(narrow, wide, strict=True))
+    return torch.bfloat16 if wins else torch.float32
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+    start = time.perf_counter()
+    a @ b
+    return time.perf_counter() - start
+
+
+def _layer_seconds(dtype: torch.dtype) -> float:
+    x = torch.ones(256, 512, requires_grad=True)
+    weight = torch.ones(512, 512, dtype=dtype)
+    start = time.perf_counter()
+    (x.to(dtype) @ weight).float().sum().backward()  # type: ignore[no-untyped-call]
+    return time.perf_counter() - start
+
+
 def free_memory() -> int:
     """Bytes of main memory that can be used now; 0 where the system does not say."""
     try:
@@ -125,12 +157,17 @@ def parameter_count(header: GgufHeader) -> int:
     return total
 
 
-def micro_batch_tokens(device: Device, header: GgufHeader) -> int:
-    """Padded tokens that go through the network at once, from the memory that is free."""
-    spare = max(0, device.free_bytes - parameter_count(header) * BYTES[device.dtype])
-    affordable = int(0.25 * spare) // max(1, _activation_bytes_per_token(device, header))
-    # Small on a processor: nothing is gained by more, and rows of like length waste no padding.
-    return max(256, min(1024 if device.kind == "cpu" else 16384, affordable))
+def memory_plan(
+    device: Device, header: GgufHeader, recipe: Recipe, weights: Path | None = None
+) -> MemoryPlan:
+    """How the model is held on this device, and how many tokens go through it at once.
+
+    ``weights``: the Hugging Face folder they come from, if they do not come from the GGUF.
+    """
+    in_blocks = weights is None  # a folder has none
+    return plan_memory(
+        header, recipe, device.kind, device.dtype, device.free_bytes, in_blocks=in_blocks
+    )
 
 
 def estimate(device: Device, header: GgufHeader, recipe: Recipe) -> Fit:
@@ -140,22 +177,6 @@ def estimate(device: Device, header: GgufHeader, recipe: Recipe) -> Fit:
     and back 4; the device's pace is measured on one matrix product.
     """
     parameters = parameter_count(header)
-    width = int(header.hyperparameter("embedding_length", 0))
-    layers = int(header.hyperparameter("block_count", 0))
-    feed_forward = int(header.hyperparameter("feed_forward_length", 4 * width))
-    ranks = recipe.sft.lora.rank + recipe.reward.lora.rank + recipe.ppo.lora.rank
-    adapter = layers * ranks * (4 * 2 * width + 3 * (width + feed_forward))
-    tokens = micro_batch_tokens(device, header)
-    # Merged copies for rollouts, and adapters with gradient and two moments.
-    weights = 2 * parameters * BYTES[device.dtype]
-    fit = Fit(
-        parameters,
-        weights,
-        16 * adapter,
-        tokens * _activation_bytes_per_token(device, header),
-        device.free_bytes,
-        0.0,
-    )
     ppo = recipe.ppo
     rows = ppo.prompts_per_step * ppo.completions_per_prompt
     each = 60 + ppo.max_new_tokens // 2
@@ -163,17 +184,7 @@ def estimate(device: Device, header: GgufHeader, recipe: Recipe) -> Fit:
     passes += ppo.steps * rows * each * (2 + 2 * 2 + 4 * ppo.epochs)
     passes += 2 * 3 * recipe.evaluation.prompts * 2 * (60 + recipe.evaluation.max_new_tokens) * 2
     seconds = passes * parameters / _operations_per_second(device)
-    return Fit(fit.parameters, fit.weights, fit.adapters, fit.activations, fit.available, seconds)
-
-
-def _activation_bytes_per_token(device: Device, header: GgufHeader) -> int:
-    """What autograd keeps for one token: some twenty vectors a layer, and the logits."""
-    width = int(header.hyperparameter("embedding_length", 0))
-    layers = int(header.hyperparameter("block_count", 0))
-    feed_forward = int(header.hyperparameter("feed_forward_length", 4 * width))
-    vocabulary = header.tensors["token_embd.weight"].shape[1]
-    kept = layers * (14 * width + 4 * feed_forward) * BYTES[device.dtype]
-    return kept + 3 * 4 * vocabulary
+    return Fit(parameters, memory_plan(device, header, recipe), seconds)
 
 
 def _operations_per_second(device: Device) -> float:

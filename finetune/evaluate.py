@@ -2,8 +2,8 @@
 
 Base and result are sampled with the same luck. The gate refuses what lost its manners (held-out
 loss), repeats itself (distinct-2), does not end by itself, says nothing, or learned nothing.
-Whether a person likes it better is for the person to say: the win rate here is the reward
-model's opinion, and is called so.
+Whether a person likes it better is for the person to say: the win rate here is the opinion of
+the judge, which has never rewarded, or of the reward model where no judge can be trusted.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from finetune.contract.recipe import EvaluationRecipe
 from finetune.data import Prompt
 from finetune.generate import Completed, sample
 from finetune.policy import Policy
-from finetune.ppo import Score, completion_mask, completion_scores, score_tokens
-from finetune.sft import replay_example, token_loss
+from finetune.reward_model import RewardModel
+from finetune.rollouts import completion_mask, completion_scores, score_tokens
 from finetune.stage import generator_for
+from finetune.token_loss import token_loss
 from finetune.vocabulary import GgufVocabulary
 
 COMPLETIONS = 48
@@ -99,7 +100,7 @@ def evaluate(
     prompts: Sequence[Prompt],
     before: Outputs,
     demonstrations: Sequence[TrainingExample],
-    score: Score | None,
+    scores: RewardModel | None,
     recipe: EvaluationRecipe,
     vocabulary: GgufVocabulary,
     seed: int,
@@ -114,7 +115,7 @@ def evaluate(
         demonstrations: held-out liked and corrected completions.
     """
     after = write_for(policy, prompts, recipe, vocabulary.end_ids, seed, *roles)
-    replay = [replay_example(c) for c in before.completed]
+    replay = [c.example for c in before.completed]
     losses: dict[str, float] = {}
     for name, adapters in (("base", ()), ("result", tuple(roles))):
         with policy.using(*adapters):
@@ -138,12 +139,16 @@ def evaluate(
         "base_ended": before.ended,
         "empty": after.empty,
     }
-    if score is not None:
-        new = completion_scores(after.completed, score, missing_end_score)
-        old = completion_scores(before.completed, score, missing_end_score)
+    if scores is not None:
+        new = completion_scores(after.completed, scores.score, missing_end_score)
+        old = completion_scores(before.completed, scores.score, missing_end_score)
         metrics["score"] = float(new.mean())
         metrics["base_score"] = float(old.mean())
-        metrics["win_rate"] = win_rate(new, old)
+        metrics["win_rate"] = metrics["reward_win_rate"] = win_rate(new, old)
+        if scores.trusted_judge is not None:
+            new = completion_scores(after.completed, scores.judged, missing_end_score)
+            old = completion_scores(before.completed, scores.judged, missing_end_score)
+            metrics["win_rate"] = metrics["judge_win_rate"] = win_rate(new, old)
     return Report(
         metrics,
         tuple(_samples(prompts, before, after, vocabulary)),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from finetune.contract.chat_template import TrainingExample
 from finetune.policy import Policy
 
 
@@ -35,6 +36,14 @@ class Completed:
     """Of the distributions the tokens were drawn from, in nats; only if asked for."""
     states: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
     """Hidden states (D,) from which they were drawn; only if asked for."""
+
+    @property
+    def example(self) -> TrainingExample:
+        """As something to learn from; its end of turn is learned if it came."""
+        return TrainingExample(
+            (*self.prompt, *self.ids),
+            (False,) * len(self.prompt) + (True,) * len(self.ids),
+        )
 
     @property
     def is_empty(self) -> bool:
@@ -83,7 +92,7 @@ class _Rows:
 
     def __init__(self, policy: Policy, prompts: Sequence[Sequence[int]], copies: int) -> None:
         self._policy = policy
-        self._trunk: Any = policy.model.model
+        self._trunk: Any = policy.trunk
         self._prompts = [tuple(p) for p in prompts for _ in range(copies)]
         width = max(len(p) for p in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)

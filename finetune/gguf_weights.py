@@ -1,174 +1,62 @@
 """GGUF -> torch: the very file that is chatted with becomes the frozen trunk.
 
-The configuration is built from the file's own metadata and the tensors are dequantised by
-gguf's reference code, so that base and adapter of a run are exact on that file. What one
-architecture needs is one entry of ``ARCHITECTURES``; another one is another entry.
+The configuration is built from the file's own metadata and the tensors are dequantised as
+llama.cpp does it, so that base and adapter of a run are exact on that file. There are two ways
+to hold it: *dense*, all weights as wide numbers, and in *blocks*, where every matrix stays as the
+file stores it and is dequantised for each use. What differs from one architecture to another is
+in ``architectures``.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers: nothing here needs a network
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+from typing import Any, Final, Literal
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 from torch import Tensor, nn
 
+from finetune.architectures import architecture_of, empty_model, make_whole
 from finetune.contract.errors import InputError
 from finetune.contract.gguf_file import GgufHeader, TensorInfo, read_header
+from finetune.dequantize import BLOCKS, KINDS, dequantize
+from finetune.hf_folder import folder_weights
+from finetune.quantized_linear import QuantizedEmbedding, QuantizedLinear
 
 Array = npt.NDArray[Any]
+Held = Literal["dense", "blocks"]
+"""How the trunk's matrices lie in the device's memory."""
 
-_LAYER: Final[Mapping[str, str]] = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_OUTER: Final[Mapping[str, str]] = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-LINEAR: Final = tuple(stem for stem in _LAYER if not stem.endswith("norm"))
-"""The linear layers of a block, which get adapters."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How one ``general.architecture`` maps to transformers."""
-
-    model: str
-    """Name of the class in transformers."""
-    config: Callable[[GgufHeader], transformers.PreTrainedConfig]
-    layer: Mapping[str, str]
-    """Stem in GGUF (without ``blk.N.``) -> module inside ``model.layers.N``."""
-    permuted: frozenset[str] = frozenset()
-    """Stems whose rows GGUF stores in pairs, (0, 1), where transformers wants halves."""
-
-
-# --- configurations --------------------------------------------------------------------------
-
-
-def _common(header: GgufHeader) -> dict[str, Any]:
-    def need(name: str) -> Any:
-        value = header.hyperparameter(name)
-        if value is None:
-            raise InputError(f"The model file does not say its {name}; download it again.")
-        return value
-
-    heads = int(need("attention.head_count"))
-    width = int(need("embedding_length"))
-    vocabulary = header.tensors["token_embd.weight"].shape[1]
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": int(need("feed_forward_length")),
-        "num_hidden_layers": int(need("block_count")),
-        "num_attention_heads": heads,
-        "num_key_value_heads": int(header.hyperparameter("attention.head_count_kv", heads)),
-        "head_dim": int(header.hyperparameter("attention.key_length", width // heads)),
-        "max_position_embeddings": int(header.hyperparameter("context_length", 2048)),
-        "rms_norm_eps": float(header.hyperparameter("attention.layer_norm_rms_epsilon", 1e-6)),
-        "rope_parameters": _rope(header),
-        "tie_word_embeddings": "output.weight" not in header.tensors,
-        "pad_token_id": None,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "attn_implementation": "sdpa",
-    }
-
-
-def _rope(header: GgufHeader) -> dict[str, Any]:
-    base = float(header.hyperparameter("rope.freq_base", 10_000.0))
-    kind = header.hyperparameter("rope.scaling.type", "none")
-    if kind == "linear":
-        factor = float(header.hyperparameter("rope.scaling.factor", 1.0))
-        return {"rope_type": "linear", "rope_theta": base, "factor": factor}
-    if kind != "none":
-        raise InputError(f"Models with {kind} position scaling cannot be trained yet.")
-    return {"rope_type": "default", "rope_theta": base}
-
-
-def _llama(header: GgufHeader) -> transformers.PreTrainedConfig:
-    return transformers.LlamaConfig(**_common(header))
-
-
-def _qwen2(header: GgufHeader) -> transformers.PreTrainedConfig:
-    values = _common(header)
-    values.pop("head_dim")
-    return transformers.Qwen2Config(**values)
-
-
-def _qwen3(header: GgufHeader) -> transformers.PreTrainedConfig:
-    return transformers.Qwen3Config(**_common(header))
-
-
-ARCHITECTURES: Final[Mapping[str, Architecture]] = {
-    "llama": Architecture("LlamaForCausalLM", _llama, _LAYER, frozenset({"attn_q", "attn_k"})),
-    "qwen2": Architecture("Qwen2ForCausalLM", _qwen2, _LAYER),
-    "qwen3": Architecture(
-        "Qwen3ForCausalLM",
-        _qwen3,
-        {**_LAYER, "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"},
-    ),
-}
-
-
-def architecture_of(header: GgufHeader) -> Architecture:
-    """The table's entry for a file.
-
-    Raises:
-        InputError: this architecture cannot be trained (yet), or the file is an adapter.
-    """
-    if header.is_adapter:
-        raise InputError("This file is an adapter, not a model; choose the model it belongs to.")
-    if header.architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise InputError(
-            f"Models of the kind {header.architecture!r} can be chatted with but not trained "
-            f"yet; those that can are: {known}."
-        )
-    if header.hyperparameter("expert_count", 0):
-        raise InputError("Models made of several experts cannot be trained yet.")
-    return ARCHITECTURES[header.architecture]
-
+ROPE_TABLES: Final = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+"""Divisors of the rotary frequencies. Of phi3's two the short one counts up to the context of its
+first training, and rows of a training are shorter."""
 
 # --- names and layouts -----------------------------------------------------------------------
 
 
 def module_of(header: GgufHeader, tensor: str) -> str | None:
     """``blk.3.attn_q.weight`` -> ``model.layers.3.self_attn.q_proj.weight``; None if unknown."""
+    architecture = architecture_of(header)
     stem, _, kind = tensor.rpartition(".")
-    if stem in _OUTER:
-        return f"{_OUTER[stem]}.{kind}"
+    if stem in architecture.outer:
+        return f"{architecture.outer[stem]}.{kind}"
     parts = stem.split(".")
-    layer = architecture_of(header).layer
-    if len(parts) == 3 and parts[0] == "blk" and parts[2] in layer:
-        return f"model.layers.{parts[1]}.{layer[parts[2]]}.{kind}"
+    if len(parts) == 3 and parts[0] == "blk" and parts[2] in architecture.layer:
+        return f"{architecture.blocks}.{parts[1]}.{architecture.layer[parts[2]]}.{kind}"
     return None
 
 
 def linear_stems(header: GgufHeader) -> dict[str, str]:
     """Module path -> GGUF stem of every linear layer inside the blocks, in the file's order."""
+    linear = architecture_of(header).linear
     found: dict[str, str] = {}
     for name in header.tensors:
         stem, _, kind = name.rpartition(".")
-        if kind == "weight" and stem.startswith("blk.") and stem.split(".")[-1] in LINEAR:
+        if kind == "weight" and stem.startswith("blk.") and stem.split(".")[-1] in linear:
             module = module_of(header, name)
             assert module is not None
             found[module.removesuffix(".weight")] = stem
@@ -217,9 +105,17 @@ def raw_tensor(path: Path, info: TensorInfo) -> Array:
 
 
 def dequantised(path: Path, info: TensorInfo) -> Array:
-    """A tensor as float32, in numpy's order of dimensions."""
-    kind = gguf.GGMLQuantizationType[info.type_name]
+    """A tensor as float32, in numpy's order of dimensions.
+
+    Raises:
+        InputError: a kind of blocks nobody can dequantise.
+    """
+    if info.type_name in KINDS:
+        stored = _tensor(raw_tensor(path, info))
+        numbers: Array = dequantize(stored, info.type_name).numpy()
+        return numbers
     try:
+        kind = gguf.GGMLQuantizationType[info.type_name]
         values: Array = gguf.quants.dequantize(raw_tensor(path, info), kind)
     except NotImplementedError:
         raise InputError(
@@ -229,53 +125,138 @@ def dequantised(path: Path, info: TensorInfo) -> Array:
     return values.reshape(info.shape[::-1])
 
 
-def _weights(path: Path, header: GgufHeader, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _tensor(values: Array) -> Tensor:
+    """A copy in torch's own memory: its alignment, and so every last bit of a result, is the
+    same in each process."""
+    return torch.tensor(values)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A matrix as the file stores it: rows (out, bytes of a row) uint8, and the kind of blocks."""
+
+    rows: Tensor
+    kind: str
+
+
+def _weights(
+    path: Path, header: GgufHeader, dtype: torch.dtype, device: torch.device, held: Held
+) -> Iterator[tuple[str, Tensor | Blocks]]:
+    offset = architecture_of(header).norm_offset
+    matrices = {f"{stem}.weight" for stem in linear_stems(header).values()}
+    matrices |= {"token_embd.weight", "output.weight"}
     for name, info in header.tensors.items():
         module = module_of(header, name)
         if module is None:
-            if name == "rope_freqs.weight":
+            if name in ROPE_TABLES:
                 continue  # applied to the rotary table by load_trunk
             raise InputError(f"{path.name} has a tensor {name} that cannot be trained with yet.")
-        values = rows_from_gguf(header, name.rpartition(".")[0], dequantised(path, info))
-        # A copy in torch's own memory: its alignment, and so every last bit of a result, is the
-        # same in each process.
-        yield module, torch.tensor(values, dtype=dtype)
+        stem = name.rpartition(".")[0]
+        if name not in matrices or info.type_name not in KINDS:
+            values = rows_from_gguf(header, stem, dequantised(path, info))
+            if offset and stem.endswith("norm"):
+                values = values - np.float32(offset)
+            yield module, _tensor(values).to(device, dtype)
+            continue
+        # Rows of blocks are put in order as they are, and dequantised where they are used.
+        stored = _tensor(rows_from_gguf(header, stem, raw_tensor(path, info))).to(device)
+        if held == "blocks" and stays_in_blocks(info, dtype):
+            yield module, Blocks(stored, info.type_name)
+        else:
+            yield module, dequantize(stored, info.type_name, dtype)
+
+
+def stays_in_blocks(info: TensorInfo, dtype: torch.dtype) -> bool:
+    """Whether a matrix is smaller as it is stored than in ``dtype``; only then is it worth it."""
+    numbers, size = BLOCKS[info.type_name]
+    return info.type_name in KINDS and size < numbers * dtype.itemsize
+
+
+# --- the trunk -------------------------------------------------------------------------------
 
 
 def load_trunk(
-    path: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    *,
+    held: Held = "dense",
+    weights: Path | None = None,
 ) -> nn.Module:
     """The GGUF as a frozen transformers model in evaluation mode.
 
+    Args:
+        dtype: of activations, and of weights held dense.
+        held: "blocks" keeps matrices quantised in the device's memory.
+        weights: a Hugging Face folder of the same model; its weights are taken and nothing else.
+
     Raises:
-        InputError: an architecture or a storage type that cannot be trained on.
+        InputError: an architecture, a storage type or a folder that cannot be trained on.
     """
+    device = torch.device(device)
     header = read_header(path)
-    architecture = architecture_of(header)
-    if "token_embd.weight" not in header.tensors:
-        raise InputError(f"{path.name} has no token table, so it cannot be trained on.")
-    config = architecture.config(header)
-    with torch.device("meta"):
-        model: Any = getattr(transformers, architecture.model)(config)
-    state = dict(_weights(path, header, dtype))
-    tied = "lm_head.weight" not in state
-    if tied:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    wanted = set(model.state_dict())
-    if wanted != set(state):
-        odd = sorted(wanted ^ set(state))[0]
-        raise InputError(f"{path.name} does not fit its architecture ({odd}).")
-    model.load_state_dict(state, assign=True)
-    if tied:
-        model.tie_weights()
-    # Built on "meta" above, where its table has no values.
-    rotary = type(model.model.rotary_emb)(config=config)
-    if "rope_freqs.weight" in header.tensors:
-        factors = dequantised(path, header.tensors["rope_freqs.weight"])
-        rotary.inv_freq /= torch.from_numpy(factors.astype(np.float32))
-    model.model.rotary_emb = rotary
+    model, config = empty_model(header)
+    name = path.name
+    found: Iterator[tuple[str, Tensor | Blocks]]
+    if weights is None:
+        found = _weights(path, header, dtype, device, held)
+    else:
+        name = weights.name
+        found = folder_weights(weights, header, model, dtype, device)
+    _fill(model, found, architecture_of(header).embedding, dtype, name)
+    loudness = float(header.hyperparameter("rope.scaling.attn_factor", 1.0))
+    make_whole(model, config, _rope_divisors(path, header), loudness)
     trunk: nn.Module = model.requires_grad_(False).to(device).eval()
     return trunk
+
+
+def _fill(
+    model: Any,
+    weights: Iterable[tuple[str, Tensor | Blocks]],
+    embedding: str,
+    dtype: torch.dtype,
+    name: str,
+) -> None:
+    """Give an empty model its weights; matrices in blocks take the place of dense layers."""
+    wanted = set(model.state_dict())
+    state: dict[str, Tensor] = {}
+    blocks: dict[str, Blocks] = {}
+    for key, found in weights:
+        if isinstance(found, Blocks):
+            blocks[key] = found
+        else:
+            state[key] = found
+    head, table = "lm_head.weight", f"{embedding}.weight"
+    tied = head not in state and head not in blocks
+    if tied and table in blocks:
+        blocks[head] = blocks[table]
+    elif tied and table in state:
+        state[head] = state[table]
+    if wanted != set(state) | set(blocks):
+        odd = sorted(wanted ^ (set(state) | set(blocks)))[0]
+        raise InputError(f"{name} does not fit its architecture ({odd}).")
+    for key, found in blocks.items():
+        path = key.removesuffix(".weight")
+        parent, _, last = path.rpartition(".")
+        layer = model.get_submodule(path)
+        put: nn.Module
+        if path == embedding:
+            scale = getattr(layer, "scalar_embed_scale", 1.0)
+            put = QuantizedEmbedding(found.rows, found.kind, dtype, scale)
+        else:
+            put = QuantizedLinear(found.rows, found.kind, dtype, layer.bias)
+        setattr(model.get_submodule(parent), last, put)
+    model.load_state_dict(state, assign=True)
+    if tied and table in state:
+        model.tie_weights()
+
+
+def _rope_divisors(path: Path, header: GgufHeader) -> Tensor | None:
+    """What the file divides the rotary frequencies by, (head_dim / 2,); None where by nothing."""
+    for name in ROPE_TABLES[:2]:
+        if name in header.tensors:
+            return _tensor(dequantised(path, header.tensors[name]))
+    return None
 
 
 # --- adapters --------------------------------------------------------------------------------

@@ -31,20 +31,23 @@ class LlamaCppFailed(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """What the child is asked: texts to tokenise, id sequences to score."""
+    """What the child is asked: texts to tokenise, id sequences to score and to go on with."""
 
     model: Path
     adapter: Path | None
     texts: tuple[str, ...]
     sequences: tuple[tuple[int, ...], ...]
+    greedy_tokens: int = 0
+    """How many likeliest tokens are written after each sequence, one by one."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Token ids of each text, and logits (T, V) of each sequence."""
+    """Token ids of each text; logits (T, V) and the greedy tokens of each sequence."""
 
     token_ids: tuple[tuple[int, ...], ...]
     logits: tuple[Logits, ...]
+    greedy: tuple[tuple[int, ...], ...] = ()
 
 
 def ask_in_child(questions: Sequence[Question], seconds: float = 900.0) -> list[Answer]:
@@ -75,8 +78,8 @@ def answer(question: Question, threads: int = 1) -> Answer:
     vocabulary = GgufVocabulary(question.model)
     ids = tuple(tuple(vocabulary.tokenize(text, continues=False)) for text in question.texts)
     vocabulary.close()
-    logits = _logits(question, threads) if question.sequences else ()
-    return Answer(ids, logits)
+    logits, greedy = _scored(question, threads) if question.sequences else ((), ())
+    return Answer(ids, logits, greedy)
 
 
 def _answer_to_file(questions: Sequence[Question], result: Path) -> None:
@@ -87,16 +90,25 @@ def _answer_to_file(questions: Sequence[Question], result: Path) -> None:
             arrays[f"{number}.ids.{place}"] = np.array(ids, dtype=np.int64)
         for place, values in enumerate(found.logits):
             arrays[f"{number}.logits.{place}"] = values
+            arrays[f"{number}.greedy.{place}"] = np.array(found.greedy[place], dtype=np.int64)
     np.savez(result, **arrays)  # type: ignore[arg-type]
 
 
 def _unpacked(arrays: Any, number: int, question: Question) -> Answer:
     ids = [arrays[f"{number}.ids.{place}"] for place in range(len(question.texts))]
     logits = [arrays[f"{number}.logits.{place}"] for place in range(len(question.sequences))]
-    return Answer(tuple(tuple(int(i) for i in row) for row in ids), tuple(logits))
+    greedy = [arrays[f"{number}.greedy.{place}"] for place in range(len(question.sequences))]
+    return Answer(_whole(ids), tuple(logits), _whole(greedy))
 
 
-def _logits(question: Question, threads: int) -> tuple[Logits, ...]:
+def _whole(rows: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(number) for number in row) for row in rows)
+
+
+def _scored(
+    question: Question, threads: int
+) -> tuple[tuple[Logits, ...], tuple[tuple[int, ...], ...]]:
+    """Logits and greedy tokens of all sequences."""
     quiet_llama_cpp()
     llama_cpp.llama_backend_init()
     model_params = llama_cpp.llama_model_default_params()
@@ -104,7 +116,7 @@ def _logits(question: Question, threads: int) -> tuple[Logits, ...]:
     model = llama_cpp.llama_model_load_from_file(str(question.model).encode(), model_params)
     if not model:
         raise LlamaCppFailed(f"llama.cpp refused {question.model.name}")
-    longest = max(len(ids) for ids in question.sequences)
+    longest = max(len(ids) for ids in question.sequences) + question.greedy_tokens
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = max(longest, 32)
     params.n_threads = params.n_threads_batch = threads
@@ -123,20 +135,36 @@ def _logits(question: Question, threads: int) -> tuple[Logits, ...]:
         if llama_cpp.llama_set_adapters_lora(context, adapters, 1, scales) != 0:
             raise LlamaCppFailed(f"llama.cpp could not apply {question.adapter.name}")
     size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-    found = tuple(_logits_of(context, ids, size) for ids in question.sequences)
+    found = [
+        _logits_and_greedy(context, ids, question.greedy_tokens, size) for ids in question.sequences
+    ]
     llama_cpp.llama_free(context)
     llama_cpp.llama_model_free(model)
-    return found
+    return tuple(logits for logits, _ in found), tuple(greedy for _, greedy in found)
 
 
-def _logits_of(context: Any, ids: Sequence[int], size: int) -> Logits:
-    """Logits at every place of one sequence, (T, V), on an empty cache."""
+def _logits_and_greedy(
+    context: Any, ids: Sequence[int], count: int, size: int
+) -> tuple[Logits, tuple[int, ...]]:
+    """Logits (T, V) of one sequence from an empty cache, and ``count`` tokens after it."""
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+    logits = _decoded(context, ids, 0, size)
+    written: list[int] = []
+    last = logits[-1]
+    for step in range(count):
+        written.append(int(last.argmax()))
+        if step < count - 1:
+            last = _decoded(context, written[-1:], len(ids) + step, size)[-1]
+    return logits, tuple(written)
+
+
+def _decoded(context: Any, ids: Sequence[int], start: int, size: int) -> Logits:
+    """Logits (T, V) of tokens that go to the cache's places from ``start`` on."""
     batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
     batch.n_tokens = len(ids)
     for place, token in enumerate(ids):
         batch.token[place] = token
-        batch.pos[place] = place
+        batch.pos[place] = start + place
         batch.n_seq_id[place] = 1
         batch.seq_id[place][0] = 0
         batch.logits[place] = 1

@@ -14,20 +14,21 @@ same weights as an uninterrupted one. What is raised here is turned into the one
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from finetune import devices, ppo, reward, sft
+from finetune.architectures import architecture_of
 from finetune.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -45,8 +46,11 @@ from finetune.contract.records import read_records
 from finetune.data import Dataset, Encoder, Prompt, build_dataset, still_wanted
 from finetune.evaluate import Report, evaluate, write_for
 from finetune.generate import Completed, sample
-from finetune.gguf_weights import architecture_of, load_trunk
+from finetune.gguf_weights import load_trunk
+from finetune.machine import same_machine
 from finetune.policy import Policy
+from finetune.reward import RewardHeads
+from finetune.reward_model import RewardModel
 from finetune.run_folder import RunSpec, read_recipe, read_spec
 from finetune.stage import Emit, StageRun, Stopped, generator_for
 from finetune.version import PARITY_METRICS, VersionFacts, write_version
@@ -110,10 +114,12 @@ class _Run:
         self.recipe: Recipe = read_recipe(run_dir)
         self.base = read_header(self.spec.base)
         architecture_of(self.base)
-        device = devices.choose_device(devices.parameter_count(self.base))
-        self.device = _same_machine(run_dir, device)
+        parameters = devices.parameter_count(self.base)
+        device = devices.choose_device(parameters)
+        self.device, self.products = same_machine(run_dir, device, parameters)
         torch.set_num_threads(self.device.threads)
-        self.tokens = devices.micro_batch_tokens(self.device, self.base)
+        self.plan = devices.memory_plan(self.device, self.base, self.recipe, self.spec.weights)
+        self.tokens = self.plan.tokens
         self.stages: list[Stage] = []
         self.metrics: dict[str, float] = {}
         self._skipped: set[str] = set()
@@ -171,7 +177,12 @@ class _Run:
 
     @cached_property
     def policy(self) -> Policy:
-        return Policy(load_trunk(self.spec.base, self.device.dtype, self.device.torch_device))
+        print(self.plan.in_words(), file=sys.stderr)
+        trunk = load_trunk(
+            self.spec.base, self.device.dtype, self.device.torch_device,
+            held=self.plan.held, weights=self.spec.weights,
+        )  # fmt: skip
+        return Policy(trunk, copies=self.plan.copies, forgets=self.plan.forgets)
 
     def learns(self, stage: str) -> bool:
         """Whether the recipe wants this stage and there is enough to learn from."""
@@ -219,15 +230,17 @@ class _Run:
         if finished is None:
             examples = [*self.data.train.demonstrations]
             count = round(self.recipe.sft.replay_fraction * len(examples))
-            examples += [sft.replay_example(c) for c in self._own_completions("replay", count)]
-            result = sft.train_sft(
-                self.policy,
-                examples,
-                self.data.held_out.demonstrations,
-                self.recipe.sft,
-                self.recipe.seed,
-                self._stage_run("sft"),
-            )
+            examples += [c.example for c in self._own_completions("replay", count)]
+            with self.policy.narrowed(self.products), self._stage_run("sft") as stage_run:
+                result = sft.train_sft(
+                    self.policy,
+                    examples,
+                    self.data.held_out.demonstrations,
+                    self.recipe.sft,
+                    self.recipe.seed,
+                    stage_run,
+                    self.data.held_out.preferences,
+                )
             finished = Checkpoint(
                 prefixed("adapter", self.policy.adapter_state(sft.ADAPTER)), result.metrics()
             )
@@ -239,46 +252,33 @@ class _Run:
         self._done("sft", finished.state)
 
     def reward(self) -> None:
-        """Learn the score; standardise it on what the reference writes."""
+        """Learn the score; settle its scale on what the reference writes."""
         finished = load_checkpoint(self.folder / "reward" / "done")
         if finished is None:
             groups, held_out = self.data.train.preferences, self.data.held_out.preferences
-            heads = reward.train_reward(
-                self.policy, groups, held_out, self.recipe.reward, self.recipe.seed,
-                self._stage_run("reward"),
-            )  # fmt: skip
+            with self.policy.narrowed(self.products), self._stage_run("reward") as stage_run:
+                heads = reward.train_reward(
+                    self.policy, groups, held_out, self.recipe.reward, self.recipe.seed, stage_run
+                )
+            self.scores = self._reward_model(heads)
             samples = self._own_completions("reference samples", REFERENCE_SAMPLES, *ppo.REFERENCE)
             usable = [c for c in samples if c.ended and not c.is_empty]
             chosen = usable if len(usable) >= 8 else samples
-            rows = [(*c.prompt, *c.ids) for c in chosen]
-            heads.standardise(reward.score(self.policy, heads, rows, self.tokens))
-            trained = reward.agreement(self.policy, heads, groups, self.tokens)
-            unseen = reward.agreement(self.policy, heads, held_out, self.tokens)
-            metrics = {
-                "train_accuracy": trained.accuracy,
-                "held_out_pairs": float(unseen.total),
-            }
-            if unseen.total:
-                metrics |= {"accuracy": unseen.accuracy, "accuracy_bound": unseen.bound}
-            finished = Checkpoint(
-                {
-                    **prefixed("adapter", self.policy.adapter_state(reward.ADAPTER)),
-                    **prefixed("heads", heads.state_dict()),
-                },
-                metrics,
-            )
+            metrics = self.scores.settle(chosen, groups, held_out, self.recipe.reward)
+            finished = self.scores.checkpoint(metrics)
             self._keep("reward", finished)
         else:
             self._started("reward")
             self._restore_adapter(reward.ADAPTER, finished)
-        generator = generator_for(self.recipe.seed, "reward heads")
-        self.heads = reward.RewardHeads(self.policy.width, self.recipe.reward.heads, generator)
-        self.heads.load_state_dict(without_prefix("heads", finished.tensors))
-        self.heads.to(self.device.torch_device).requires_grad_(False)
-        self._done("reward", finished.state)
-        accuracy = finished.state.get("accuracy")
+            generator = generator_for(self.recipe.seed, "reward heads")
+            heads = RewardHeads(self.policy.width, self.recipe.reward.heads, generator)
+            self.scores = self._reward_model(heads.to(self.device.torch_device))
+            self.scores.restore(finished)
+        metrics = finished.state["metrics"]
+        self._done("reward", metrics)
+        accuracy = metrics.get("accuracy")
         if accuracy is not None and accuracy < self.recipe.reward.min_accuracy:
-            pairs = int(finished.state["held_out_pairs"])
+            pairs = int(metrics["held_out_pairs"])
             self._skip(
                 "ppo",
                 f"On unseen choices the reward model agrees with you in {round(accuracy * pairs)} "
@@ -289,16 +289,19 @@ class _Run:
         """Practise against the score, within the KL budget."""
         finished = load_checkpoint(self.folder / "ppo" / "done")
         if finished is None:
-            metrics = ppo.train_ppo(
-                self.policy,
-                [prompt.ids for prompt in self.data.train.prompts],
-                self.score,
-                self.data.train.demonstrations if self.learns("sft") else (),
-                self.recipe.ppo,
-                self.vocabulary.end_ids,
-                self.recipe.seed,
-                self._stage_run("ppo"),
-            )
+            judge = self.scores.trusted_judge
+            with self.policy.narrowed(self.products), self._stage_run("ppo") as stage_run:
+                metrics = ppo.train_ppo(
+                    self.policy,
+                    [prompt.ids for prompt in self.data.train.prompts],
+                    self.scores.score,
+                    self.data.train.demonstrations if self.learns("sft") else (),
+                    self.recipe.ppo,
+                    self.vocabulary.end_ids,
+                    self.recipe.seed,
+                    stage_run,
+                    None if judge is None else self.scores.judged,
+                )
             finished = Checkpoint(
                 prefixed("adapter", self.policy.adapter_state(ppo.ADAPTER)), metrics
             )
@@ -307,12 +310,6 @@ class _Run:
             self._started("ppo")
             self._restore_adapter(ppo.ADAPTER, finished)
         self._done("ppo", finished.state)
-
-    def score(self, completed: Sequence[Completed]) -> Tensor:
-        """The conservative score of whole completions, (N,)."""
-        rows = [(*c.prompt, *c.ids) for c in completed]
-        scores = reward.score(self.policy, self.heads, rows, self.tokens)
-        return reward.conservative(scores, self.recipe.ppo.score_uncertainty)
 
     # --- evaluate and export -----------------------------------------------------------------
 
@@ -341,7 +338,7 @@ class _Run:
                 before,
                 self.data.held_out.demonstrations,
                 # A reward model no better than chance has nothing to say about the result.
-                self.score if self.learns("ppo") else None,
+                self.scores if self.learns("ppo") else None,
                 recipe,
                 self.vocabulary,
                 seed,
@@ -388,10 +385,9 @@ class _Run:
             facts,
             self.policy,
             choice.roles,
-            self.heads if self.learns("reward") else None,
+            self.scores.heads if self.learns("reward") else None,
             self.vocabulary,
             self._greedy(self._evaluation_prompts()[:PARITY_SEQUENCES], choice.roles),
-            lambda sentence: self.emit(Note(sentence)),
         )
         self._done("export", {name: manifest.metrics[name] for name in PARITY_METRICS})
         return RunDone(str(final), tuple(self.stages), manifest.metrics)
@@ -424,20 +420,22 @@ class _Run:
             )
 
     def _greedy(self, prompts: Sequence[Prompt], roles: Sequence[str]) -> list[tuple[int, ...]]:
-        """Prompts with 32 likeliest tokens behind them."""
+        """Prompts with the 64 likeliest tokens behind them."""
         with self.policy.merged(*roles):
             completed = sample(
                 self.policy,
                 [prompt.ids for prompt in prompts],
-                max_new_tokens=32,
+                max_new_tokens=64,
                 end_ids=self.vocabulary.end_ids,
                 generator=generator_for(self.recipe.seed, "parity"),
                 temperature=0.0,
             )
         return [(*c.prompt, *c.ids) for c in completed]
 
-    def _stage_run(self, stage: Stage) -> StageRun:
-        return StageRun(
+    @contextmanager
+    def _stage_run(self, stage: Stage) -> Iterator[StageRun]:
+        """A stage's line to the outside; later stages begin with micro-batches that fitted."""
+        stage_run = StageRun(
             stage,
             self.folder / stage,
             self.emit,
@@ -445,6 +443,11 @@ class _Run:
             self.recipe.checkpoint_every,
             self.tokens,
         )
+        yield stage_run
+        self.tokens = stage_run.micro_batch_tokens
+
+    def _reward_model(self, heads: RewardHeads) -> RewardModel:
+        return RewardModel(self.policy, heads, self.recipe.ppo.score_uncertainty, self.tokens)
 
     def _restore_adapter(self, name: str, finished: Checkpoint) -> None:
         recipe = self.recipe
@@ -470,22 +473,3 @@ class _Run:
         now = time.monotonic()
         self.emit(StageDone(stage, {**finite, "seconds": now - self._since}))
         self._since = now
-
-
-def _same_machine(run_dir: Path, device: devices.Device) -> devices.Device:
-    """The device a run was begun with: another number of threads changes the last bits."""
-    path = run_dir / "machine.json"
-    if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        if begun["kind"] == device.kind and begun["dtype"] == device.dtype_name:
-            return devices.Device(
-                device.kind, device.name, device.dtype, begun["threads"], begun["free_bytes"]
-            )
-    kept = {
-        "kind": device.kind,
-        "dtype": device.dtype_name,
-        "threads": device.threads,
-        "free_bytes": device.free_bytes,
-    }
-    path.write_text(json.dumps(kept), encoding="utf-8")
-    return device

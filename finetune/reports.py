@@ -1,4 +1,4 @@
-"""The commands that look and do not train: evaluate, export again, doctor."""
+"""The commands that look and do not train: evaluate and doctor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from finetune import devices
+from finetune.architectures import architecture_of
 from finetune.contract import recipe as recipes
 from finetune.contract.errors import InputError
 from finetune.contract.events import Sample
@@ -18,10 +19,9 @@ from finetune.contract.recipe import Recipe
 from finetune.contract.records import read_records
 from finetune.data import Encoder, build_dataset
 from finetune.evaluate import evaluate, write_for
-from finetune.export import possible_quantization, require_quantization, write_merged
-from finetune.gguf_weights import LoraWeights, architecture_of, load_trunk, read_adapter
+from finetune.gguf_weights import load_trunk, read_adapter
 from finetune.policy import Policy
-from finetune.run_folder import feedback_files, read_spec
+from finetune.run_folder import feedback_files
 from finetune.vocabulary import GgufVocabulary
 
 ADAPTER = "given"
@@ -38,7 +38,10 @@ def evaluate_adapter(
     header = read_header(base)
     device = devices.choose_device(devices.parameter_count(header))
     torch.set_num_threads(device.threads)
-    policy = Policy(load_trunk(base, device.dtype, device.torch_device))
+    plan = devices.memory_plan(device, header, settings)
+    print(plan.in_words(), file=sys.stderr)
+    trunk = load_trunk(base, device.dtype, device.torch_device, held=plan.held)
+    policy = Policy(trunk, copies=plan.copies, forgets=plan.forgets)
     policy.set_adapter(ADAPTER, read_adapter(adapter, header))
     vocabulary = GgufVocabulary(base, header.chat_template)
     context = int(header.hyperparameter("context_length", settings.max_tokens))
@@ -67,7 +70,7 @@ def evaluate_adapter(
         settings.evaluation,
         vocabulary,
         settings.seed,
-        devices.micro_batch_tokens(device, header),
+        plan.tokens,
     )
     if as_json:
         shown = {"metrics": report.metrics, "failures": report.failures}
@@ -79,27 +82,6 @@ def evaluate_adapter(
             print(_in_words(sample))
         print("passed" if report.passed else f"refused: {', '.join(report.failures)}")
     return 0 if report.passed else 1
-
-
-def export_again(run_dir: Path, quantization: str, output: Path) -> int:
-    """Write the merged model of a finished run at another quantisation."""
-    wanted = require_quantization(quantization)
-    spec = read_spec(run_dir)
-    adapter = run_dir / "export" / "adapter.gguf"
-    if not adapter.is_file():
-        raise InputError(f"The run in {run_dir} has no result yet; let it finish first.")
-    if output.exists():
-        raise InputError(f"{output} exists already; choose another name.")
-    if not output.parent.is_dir():
-        raise InputError(f"There is no folder {output.parent}.")
-    header = read_header(spec.base)
-    possible = possible_quantization(header, wanted)
-    if possible != wanted:
-        print(f"This model's shape does not allow {wanted}; writing {possible}.", file=sys.stderr)
-    weights: LoraWeights = read_adapter(adapter, header)
-    write_merged(output, spec.base, weights, possible, {"run_id": run_dir.name})
-    print(output)
-    return 0
 
 
 def doctor(model: Path | None, recipe: Path | None, *, as_json: bool) -> int:
@@ -119,14 +101,19 @@ def doctor(model: Path | None, recipe: Path | None, *, as_json: bool) -> int:
     fits = True
     if header is not None:
         fit = devices.estimate(device, header, settings)
-        fits = fit.fits
+        plan, fits = fit.plan, fit.plan.fits
         found |= {
             "model": str(model),
             "parameters": fit.parameters,
-            "needed_bytes": fit.needed,
-            "weights_bytes": fit.weights,
-            "adapters_bytes": fit.adapters,
-            "activations_bytes": fit.activations,
+            "held": plan.held,
+            "copies": plan.copies,
+            "forgets": plan.forgets,
+            "needed_bytes": plan.total,
+            "weights_bytes": plan.weights,
+            "adapters_bytes": plan.adapters,
+            "activations_bytes": plan.activations,
+            "working_bytes": plan.working,
+            "tokens_at_once": plan.tokens,
             "fits": fits,
             "seconds": round(fit.seconds),
         }
@@ -137,10 +124,7 @@ def doctor(model: Path | None, recipe: Path | None, *, as_json: bool) -> int:
     print(f"memory   {_gigabytes(device.free_bytes)} free")
     if header is not None:
         print(f"model    {fit.parameters / 1e6:.1f} million parameters")
-        print(
-            f"needs    {_gigabytes(fit.needed)}: weights {_gigabytes(fit.weights)}, adapters "
-            f"{_gigabytes(fit.adapters)}, activations {_gigabytes(fit.activations)}"
-        )
+        print(f"needs    {plan.in_words()}")
         print("fits     yes" if fits else "fits     no: choose a smaller model")
         print(f"time     about {_minutes(fit.seconds)} with sixty pieces of feedback")
     return 0 if fits else 1

@@ -6,8 +6,8 @@ they disagree, the score is a guess. Pairs teach by Bradley-Terry and thumbs by 
 likelihood on the same score, with one bias for how freely this person gives thumbs.
 
 Each completion goes through the network once, however many pairs it is in, and all pairs of a
-prompt are in one batch element (Ouyang et al. 2022, section 3.5). No correction for length: a
-person may well prefer short completions.
+prompt are in one batch element (Ouyang et al. 2022, section 3.5). What is done with the trained
+heads (scale, length, a second opinion) is in ``reward_model``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,11 @@ from finetune.checkpoint import (
 )
 from finetune.contract.recipe import RewardRecipe
 from finetune.data import RankedPrompt
-from finetune.policy import Batch, Policy, pad_batch
+from finetune.out_of_memory import smaller_if_needed
+from finetune.packing import Pack, pack, packs
+from finetune.policy import Policy
 from finetune.stage import (
     StageRun,
-    by_length,
     for_width,
     generator_for,
     set_learning_rate,
@@ -88,23 +90,29 @@ def conservative(scores: Tensor, uncertainty: float) -> Tensor:
     return scores.mean(1) - uncertainty * scores.var(1, correction=0)
 
 
-def last_hidden(policy: Policy, batch: Batch) -> Tensor:
-    """The hidden state of each row's last real token, (N, D); no pad can reach it."""
-    hidden = policy.hidden(batch)
-    last = batch.real.sum(1) - 1
-    return hidden[torch.arange(len(last), device=hidden.device), last]
+def last_hidden(policy: Policy, some: Pack) -> Tensor:
+    """The hidden state of each sequence's last token, (B, D)."""
+    return policy.packed_hidden(some)[some.ends]
+
+
+@torch.no_grad()
+def last_states(policy: Policy, rows: Sequence[Sequence[int]], tokens_at_once: int) -> Tensor:
+    """What the reward model's trunk makes of whole sequences (prompt, completion, end of turn):
+    last hidden states in float32, (N, D)."""
+    states = torch.empty(len(rows), policy.width, device=policy.device)
+    with policy.using(*ROLE):
+        for group in packs([len(ids) for ids in rows], tokens_at_once):
+            some = pack([(rows[i], ()) for i in group], policy.device)
+            states[torch.tensor(group, device=policy.device)] = last_hidden(policy, some).float()
+    return states
 
 
 @torch.no_grad()
 def score(
     policy: Policy, heads: RewardHeads, rows: Sequence[Sequence[int]], tokens_at_once: int
 ) -> Tensor:
-    """Scores of whole sequences (prompt, completion, end of turn), (N, M)."""
-    scores = torch.empty(len(rows), heads.bias.shape[0], device=policy.device)
-    with policy.using(*ROLE):
-        for group in by_length([len(ids) for ids in rows], tokens_at_once):
-            batch = pad_batch([(rows[i], [False] * len(rows[i])) for i in group], policy.device)
-            scores[torch.tensor(group, device=policy.device)] = heads(last_hidden(policy, batch))
+    """Scores of whole sequences, (N, M)."""
+    scores: Tensor = heads(last_states(policy, rows, tokens_at_once))
     return scores
 
 
@@ -114,12 +122,14 @@ def group_loss(
     thumb_bias: Tensor,
     bootstrap: Tensor,
     center_coef: float,
+    margin: float = 0.0,
 ) -> Tensor:
     """The loss of one prompt's judgements; a scalar.
 
     Args:
         scores: of its completions, (K, M).
         bootstrap: how often this prompt is in each head's sample, (M,).
+        margin: by which the best of a ranking has to lie above the worst.
 
     The pairs of a ranking share one vote: their mean is taken, not their sum.
     """
@@ -128,7 +138,8 @@ def group_loss(
         better = scores[[i for i, _, _ in group.pairs]]
         worse = scores[[j for _, j, _ in group.pairs]]
         weights = scores.new_tensor([w for _, _, w in group.pairs])[:, None]
-        preference = weights * rl_math.preference_loss(better, worse)
+        margins = scores.new_tensor(group.margins or [0.0] * len(group.pairs))[:, None]
+        preference = weights * rl_math.preference_loss(better, worse, margin * margins)
         centring = center_coef * (better + worse) ** 2
         loss = loss + ((preference + centring) * bootstrap).mean()
     if group.thumbs:
@@ -160,19 +171,25 @@ class Agreement:
 def agreement(
     policy: Policy, heads: RewardHeads, groups: Sequence[RankedPrompt], tokens_at_once: int
 ) -> Agreement:
-    """Compare the mean score with every pair; thumbs make pairs of a liked and a disliked one.
+    """Compare the mean score with every judgement of ``groups``."""
+    rows = [example.ids for group in groups for example in group.completions]
+    if not rows:
+        return Agreement(0, 0)
+    return agreement_of(groups, score(policy, heads, rows, tokens_at_once).mean(1).tolist())
 
-    Pairs across prompts count only where no pair within a prompt was judged.
+
+def agreement_of(groups: Sequence[RankedPrompt], scores: Sequence[float]) -> Agreement:
+    """How often ``scores``, one for each completion in turn, put a pair in the person's order.
+
+    Thumbs make pairs of a liked and a disliked completion of different prompts; they count only
+    where no pair within a prompt was judged.
     """
     correct = total = 0
     liked: list[float] = []
     disliked: list[float] = []
-    rows = [example.ids for group in groups for example in group.completions]
-    if not rows:
-        return Agreement(0, 0)
-    scores = iter(score(policy, heads, rows, tokens_at_once).mean(1).tolist())
+    left = iter(scores)
     for group in groups:
-        own = [next(scores) for _ in group.completions]
+        own = [next(left) for _ in group.completions]
         correct += sum(own[i] > own[j] for i, j, _ in group.pairs)
         total += len(group.pairs)
         for index, like, _ in group.thumbs:
@@ -228,17 +245,20 @@ def train_reward(
         rate = for_width(recipe.learning_rate, policy.width)
         rate *= warmup_cosine(at, steps, recipe.warmup_fraction)
         set_learning_rate(optimizer, [rate])
-        loss = _backward(policy, heads, [groups[i] for i in chosen], drawn[chosen], recipe, run)
+        some = [groups[i] for i in chosen]
+        loss = smaller_if_needed(
+            run, partial(_backward, policy, heads, some, drawn[chosen], recipe), optimizer.zero_grad
+        )
         norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         metrics = {"loss": loss, "grad_norm": float(norm), "learning_rate": rate}
         at += 1
         if at % per_epoch == 0:
-            found = agreement(policy, heads, groups, run.micro_batch_tokens)
+            found = smaller_if_needed(run, partial(agreement, policy, heads, groups))
             metrics["train_accuracy"] = found.accuracy
             if held_out:
-                unseen = agreement(policy, heads, held_out, run.micro_batch_tokens)
+                unseen = smaller_if_needed(run, partial(agreement, policy, heads, held_out))
                 metrics["accuracy"] = unseen.accuracy
         run.step(at, steps, metrics, checkpoint)
     return heads
@@ -250,25 +270,22 @@ def _backward(
     groups: Sequence[RankedPrompt],
     bootstrap: Tensor,
     recipe: RewardRecipe,
-    run: StageRun,
+    tokens_at_once: int,
 ) -> float:
     """Accumulate the gradient of the mean loss over ``groups``, a few prompts at a time."""
-    widths = [max(len(e.ids) for e in g.completions) * len(g.completions) for g in groups]
+    sizes = [sum(len(e.ids) for e in group.completions) for group in groups]
     total = 0.0
-    for part in by_length(widths, run.micro_batch_tokens):
-        rows = [
-            (example.ids, example.completion_mask)
-            for index in part
-            for example in groups[index].completions
-        ]
+    for part in packs(sizes, tokens_at_once):
+        rows = [(example.ids, ()) for index in part for example in groups[index].completions]
         with policy.using(*ROLE):
-            scores = heads(last_hidden(policy, pad_batch(rows, policy.device)))
+            scores = heads(last_hidden(policy, pack(rows, policy.device)))
         loss = scores.new_zeros(())
         for index in part:
             own, scores = scores.tensor_split([len(groups[index].completions)])
             loss = loss + group_loss(
-                own, groups[index], heads.thumb_bias, bootstrap[index], recipe.center_coef
-            )
+                own, groups[index], heads.thumb_bias, bootstrap[index], recipe.center_coef,
+                recipe.margin,
+            )  # fmt: skip
         loss = loss / len(groups)
         loss.backward()
         total += loss.item()

@@ -154,12 +154,13 @@ def value_loss(
     return 0.5 * masked_mean(error, mask)
 
 
-def weighted_token_loss(logprobs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-    """-mean_t w_t log p(y_t): SFT with w = 1; reward-weighted regression, RAFT with their w."""
-    return masked_mean(-weights * logprobs, mask)
+def weighted_token_loss(logprobs: Tensor, weights: Tensor, count: int) -> Tensor:
+    """-sum_t w_t log p(y_t) / count: SFT with w = 1; reward-weighted regression and best-of-n
+    with theirs. ``logprobs`` and ``weights`` (n,), ``count`` the tokens of the whole step."""
+    return -(weights * logprobs).sum() / count
 
 
-def preference_loss(better: Tensor, worse: Tensor, margin: float = 0.0) -> Tensor:
+def preference_loss(better: Tensor, worse: Tensor, margin: Tensor | float = 0.0) -> Tensor:
     """Bradley-Terry: -log sigmoid(better - worse - margin), elementwise.
 
     ``logsigmoid`` and never log(sigmoid): that is -inf in fp32 from a difference of -104 on.

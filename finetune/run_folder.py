@@ -28,6 +28,8 @@ class RunSpec:
     parent: str | None
     """Version id the result descends from."""
     name: str
+    weights: Path | None = None
+    """A Hugging Face folder of the same model, whose weights are trained on instead."""
 
 
 def read_spec(run_dir: Path) -> RunSpec:
@@ -44,6 +46,7 @@ def read_spec(run_dir: Path) -> RunSpec:
             str(raw.get("base_sha256") or ""),
             raw.get("parent"),
             str(raw.get("name") or run_dir.name),
+            run_dir / raw["weights"] if raw.get("weights") else None,  # an absolute path stays
         )
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{run_dir} is not a run folder: run.json is missing.") from error
@@ -69,15 +72,23 @@ def prepare_run(
     recipe: Path | None,
     parent: str | None,
     name: str | None,
+    weights: Path | None = None,
 ) -> None:
     """Make a run folder from files.
+
+    Args:
+        weights: a Hugging Face folder of the same model as ``base``.
 
     Raises:
         InputError: it exists already, or one of the files does not or is no model.
     """
     if (run_dir / "run.json").exists():
         raise InputError(f"{run_dir} holds a run already; go on with it by leaving out --base.")
-    read_header(base)
+    header = read_header(base)
+    if weights is not None:
+        from finetune.hf_folder import check_folder  # brings torch
+
+        check_folder(weights, header)
     files = feedback_files(feedback)
     text = recipes.to_json(Recipe())
     if recipe is not None:
@@ -93,6 +104,7 @@ def prepare_run(
         "base_sha256": file_sha256(base),
         "parent": parent,
         "name": name or run_dir.name,
+        "weights": None if weights is None else str(weights.resolve()),
     }
     write_whole(run_dir / "run.json", json.dumps(spec, indent=2).encode("utf-8"))
 

@@ -13,15 +13,18 @@ from typing import Final
 from finetune.console import EventStream, StopRequest
 from finetune.contract.errors import InputError
 from finetune.contract.events import FailureCode, RunDone, RunFailed
+from finetune.out_of_memory import is_out_of_memory
+from finetune.run_lock import RunLock
 
 log = logging.getLogger(__name__)
 
 DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 3
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_MEMORY: Final = ("out of memory", "not enough memory", "can't allocate memory")
 
 
-def run_to_end(run_dir: Path, stream: EventStream, *, resumed: bool) -> int:
+def run_to_end(
+    run_dir: Path, stream: EventStream, *, resumed: bool, tensorboard: bool = False
+) -> int:
     """Run the pipeline on a prepared folder and emit its final event; the exit code."""
     should_stop = StopRequest()
     should_stop.watch()
@@ -31,10 +34,14 @@ def run_to_end(run_dir: Path, stream: EventStream, *, resumed: bool) -> int:
 
         return run(run_dir, stream.emit, should_stop, resumed=resumed)
 
+    lock: RunLock | None = None
     try:
         if not (run_dir / "run.json").is_file():
             raise InputError(f"{run_dir} is not a run folder: run.json is missing.")
+        lock = RunLock(run_dir)  # before the first byte that another trainer would see
         stream.keep_in(run_dir)
+        if tensorboard:
+            stream.draw_in(run_dir)
         _log_to(run_dir / "log.txt")
     except InputError as error:
         result: RunDone | RunFailed = RunFailed("bad_input", str(error))
@@ -44,6 +51,8 @@ def run_to_end(run_dir: Path, stream: EventStream, *, resumed: bool) -> int:
         result = guarded(work)
     stream.emit(result)
     stream.close()
+    if lock is not None:
+        lock.release()
     if isinstance(result, RunDone):
         return DONE
     if result.code == "bad_input":
@@ -85,12 +94,7 @@ def _meaning(error: BaseException) -> tuple[FailureCode, str]:
         return "diverged", f"The training lost its footing: {text}. Your model is unchanged."
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return "disk_full", "The disk is full. Free some space, then resume the training."
-    if (
-        isinstance(error, MemoryError)
-        or name == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(s in text.lower() for s in _NO_MEMORY))
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    ):
+    if is_out_of_memory(error):
         return (
             "out_of_memory",
             "There was not enough memory. Close other programs or choose a smaller model, then "

@@ -45,7 +45,9 @@ class StageRun:
     should_stop: Callable[[], bool]
     checkpoint_every: int
     micro_batch_tokens: int = 4096
-    """Padded tokens that go through the network at once."""
+    """Tokens that go through the network at once."""
+    rows_at_once: int = 64
+    """Completions that are sampled at once."""
     _times: list[float] = field(default_factory=list)
 
     def start(self, steps: int) -> Checkpoint | None:
@@ -107,15 +109,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float]) 
     """One rate for each group of parameters."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-
-
-def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Indices in groups of similar length, none with more than ``tokens`` padded tokens."""
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        # Sorted upwards: the newest is the longest, and the group is as wide as it.
-        if groups and lengths[index] * (len(groups[-1]) + 1) <= tokens:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+
+import torch
 
 from finetune import reward
 from finetune.contract.chat_template import template_id
 from finetune.contract.gguf_file import read_header
 from finetune.contract.manifest import Manifest, entry_of, sync_folder, write_manifest
 from finetune.contract.recipe import Recipe
-from finetune.export import (
-    check_parity,
-    possible_quantization,
-    reward_metadata,
-    write_adapter,
-    write_merged,
-)
+from finetune.export import check_parity, reward_metadata, write_adapter
+from finetune.merge import write_merged
 from finetune.policy import Policy
 from finetune.vocabulary import GgufVocabulary
 
 PARITY_METRICS: Final = tuple(
     f"{file}_{figure}"
     for file in ("base", "adapter", "merged")
-    for figure in ("kl", "max_difference", "agreement")
+    for figure in ("kl", "max_difference", "agreement", "regret")
 )
 ADAPTER, MODEL, REWARD = "adapter.gguf", "model.gguf", "reward.gguf"
 
@@ -55,7 +52,6 @@ def write_version(
     heads: reward.RewardHeads | None,
     vocabulary: GgufVocabulary,
     sequences: Sequence[Sequence[int]],
-    note: Callable[[str], None],
 ) -> Manifest:
     """Write adapter, merged model and reward model, compare them with torch, then appear.
 
@@ -79,14 +75,9 @@ def write_version(
     files = {"adapter": ADAPTER, "model": MODEL}
     weights = policy.joined(roles)
     write_adapter(beside / ADAPTER, base, weights, provenance)
-    wanted = facts.recipe.quantization
-    quantization = possible_quantization(base, wanted)
-    if quantization != wanted:
-        note(
-            f"This model's shape does not allow {wanted}; its merged file is {quantization}, "
-            "which is larger and no worse."
-        )
-    write_merged(beside / MODEL, facts.base, weights, quantization, provenance)
+    quantization = facts.recipe.quantization
+    threads = torch.get_num_threads()
+    write_merged(beside / MODEL, facts.base, beside / ADAPTER, quantization, provenance, threads)
     if heads is not None:
         files["reward"] = REWARD
         uncertainty = facts.recipe.ppo.score_uncertainty

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,11 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "transformers", "peft")
+CALLS_LLAMA_CPP = {
+    "devices.py", "grammar.py", "hidden_states.py", "llama_api.py", "penalties.py", "sampler.py",
+    "vocabulary.py",
+}  # fmt: skip
+"""All in ``desktop_app/inference``."""
 
 
 def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
@@ -108,6 +114,18 @@ def test_two_thousand_signals_do_not_kill_the_process() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stdout.strip()) == (0, "2000"), result.stderr
+
+
+def test_the_app_calls_llama_cpp_in_few_places(repository: Path) -> None:
+    app = repository / "desktop_app"
+    callers = {
+        path
+        for path in app.rglob("*.py")
+        if re.search(
+            r"^\s*(import|from) llama_cpp\b", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert callers <= {app / "inference" / name for name in CALLS_LLAMA_CPP}
 
 
 def test_every_file_says_what_it_is_and_stays_readable(repository: Path) -> None:

@@ -22,19 +22,24 @@ from typing import IO, Final
 
 from desktop_app.errors import UserError
 from desktop_app.inference.engine import (
+    CancelLoad,
     EngineDied,
     EngineFailure,
     Event,
+    Forget,
     Generate,
     Load,
     ModelReady,
     ModelRef,
     Request,
     RequestDone,
+    Score,
+    Scored,
     Stop,
 )
 from desktop_app.inference.engine_process import DIE_WITH_PARENT
 from desktop_app.inference.engine_wire import decode_event, encode
+from desktop_app.inference.parked_states import forget_files
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +78,7 @@ class EngineClient:
             as exactly one ``EngineDied``, the child's last event; ``close`` is no death.
         log_path: where the child's stderr goes; nowhere if None.
         silence_limit: see ``SILENCE_LIMIT``.
+        states_folder: where the child keeps what it computed (see ``parked_states``).
     """
 
     def __init__(
@@ -82,11 +88,13 @@ class EngineClient:
         log_path: Path | None = None,
         *,
         silence_limit: float = SILENCE_LIMIT,
+        states_folder: Path | None = None,
     ) -> None:
         self._command = list(command)
         self._on_event = on_event
         self._log_path = log_path
         self._silence_limit = silence_limit
+        self._states_folder = states_folder
         self._child: _Child | None = None
 
     @property
@@ -108,12 +116,24 @@ class EngineClient:
         if not self.is_running:
             self._child = _Child(self._command, self._on_event, self._log_path, self._silence_limit)
 
-    def load(self, model: ModelRef) -> None:
-        """Ask for a model; LoadProgress and ModelReady or EngineFailure follow."""
-        self._send(Load(model))
+    def load(self, model: ModelRef, *, anyway: bool = False) -> None:
+        """Ask for a model; LoadProgress and ModelReady or EngineFailure follow.
+
+        ``anyway``: also where it does not fit into the memory that is free.
+        """
+        self._send(Load(model, anyway))
+
+    def cancel_load(self) -> None:
+        """Give up what is being loaded; EngineFailure follows. Does nothing where nothing is."""
+        if self._child is not None:
+            self._child.send(CancelLoad())
 
     def generate(self, request: Generate) -> None:
         """Ask for completions; requests are served one after another."""
+        self._send(request)
+
+    def score(self, request: Score) -> None:
+        """Ask for scores; Scored or EngineFailure follows."""
         self._send(request)
 
     def stop(self, request: Stop) -> None:
@@ -121,13 +141,20 @@ class EngineClient:
         if self._child is not None:
             self._child.send(request)
 
+    def forget(self) -> None:
+        """Let go of what was computed of earlier conversations: they hold its text."""
+        if self._states_folder is not None:
+            forget_files(self._states_folder)
+        if self._child is not None:
+            self._child.send(Forget())
+
     def close(self) -> None:
         """End the child: politely, and after two seconds by force."""
         if self._child is not None:
             self._child.close()
             self._child = None
 
-    def _send(self, request: Load | Generate) -> None:
+    def _send(self, request: Load | Generate | Score) -> None:
         if self._child is None or not self._child.send(request):
             raise UserError("The model is not running.", hint="Load a model first.")
 
@@ -176,7 +203,7 @@ class _Child:
                 return False
             if not self._is_busy():
                 self._heard_at = time.monotonic()
-            if isinstance(request, Generate):
+            if isinstance(request, Generate | Score):
                 self._open_ids.append(request.request_id)
             elif isinstance(request, Load):
                 self._loads += 1
@@ -252,7 +279,7 @@ class _Child:
     def _note(self, event: Event) -> None:
         with self._lock:
             self._heard_at = time.monotonic()
-            if isinstance(event, RequestDone | EngineFailure):
+            if isinstance(event, RequestDone | Scored | EngineFailure):
                 if event.request_id in self._open_ids:
                     self._open_ids.remove(event.request_id)
                 elif event.request_id is None:

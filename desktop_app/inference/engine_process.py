@@ -4,13 +4,15 @@ It is a process of its own because a native crash or a memory kill here must not
 conversation along, and because its end is the only sure way to give graphics memory back. It
 ends when its stdin ends, whatever it is doing, so it never outlives the app.
 
-    python -m desktop_app.inference.engine_process [--fake] [--seconds-per-token 0.02]
+    python -m desktop_app.inference.engine_process [--states DIR]
+    python -m desktop_app.inference.engine_process --fake [--seconds-per-token 0.02]
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import os
 import queue
 import signal
@@ -18,17 +20,22 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Final, TextIO
 
 from desktop_app.errors import UserError, sentence
 from desktop_app.inference.engine import (
+    CancelLoad,
     Engine,
     EngineFailure,
     Event,
+    Forget,
     Generate,
     Load,
+    Part,
     Request,
+    Score,
     Stop,
     TextDelta,
 )
@@ -39,8 +46,11 @@ DIE_WITH_PARENT: Final = "ATTUNE_DIE_WITH_PARENT"
 """Set by the client where the thread that starts the child lives as long as the app."""
 FAREWELL_SECONDS: Final = 0.5
 """How long a computation may go on once the app has gone."""
-JOINED_SECONDS: Final = 0.008
+JOINED_SECONDS: Final = 0.016
 """Text is written at most this often; the screen is painted every 33 ms at most."""
+
+_Work = Load | Generate | Score | Forget
+"""Requests that are served one after another; the others are heard at once."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="engine_process", description="Attune's engine child")
     parser.add_argument("--fake", action="store_true", help="answer without a model")
     parser.add_argument("--seconds-per-token", type=float, default=0.0, help="of the fake")
+    parser.add_argument("--states", type=Path, help="folder for what was computed")
     options = parser.parse_args(arguments)
 
     _forbid_core_dumps()
@@ -68,14 +79,14 @@ class EventStream:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
-        self._held: dict[tuple[str, int], str] = {}
+        self._held: dict[tuple[str, int, Part], str] = {}
         self._written_at = 0.0
 
     def emit(self, event: Event) -> None:
         """Write an event, or hold a piece of text back for a moment."""
         with self._lock:
             if isinstance(event, TextDelta):
-                key = event.request_id, event.stream
+                key = event.request_id, event.stream, event.part
                 self._held[key] = self._held.get(key, "") + event.text
                 if time.monotonic() - self._written_at >= JOINED_SECONDS:
                     self._write()
@@ -83,7 +94,10 @@ class EventStream:
                 self._write(event)
 
     def _write(self, *events: Event) -> None:
-        texts = [TextDelta(*key, text) for key, text in self._held.items()]
+        texts = [
+            TextDelta(request_id, stream, text, part)
+            for (request_id, stream, part), text in self._held.items()
+        ]
         self._held.clear()
         try:
             self._stream.write("".join(encode(event) + "\n" for event in (*texts, *events)))
@@ -106,7 +120,9 @@ class _Server:
     def __init__(self, engine: Engine, emit: Callable[[Event], None]) -> None:
         self._engine = engine
         self._emit = emit
-        self._inbox: queue.SimpleQueue[Load | Generate | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        # Loads are counted, so that a cancellation is of those before it and of no other.
+        self._loads_received = self._loads_begun = self._loads_cancelled = 0
         self._open_ids: set[str] = set()
         self._closed = threading.Event()
 
@@ -118,11 +134,19 @@ class _Server:
         self._engine.close()
         self._closed.set()
 
-    def _serve(self, request: Load | Generate) -> None:
-        request_id = request.request_id if isinstance(request, Generate) else None
+    def _serve(self, request: _Work) -> None:
+        request_id = None if isinstance(request, Load | Forget) else request.request_id
         try:
             if isinstance(request, Load):
-                events = self._engine.load(request.model)
+                # Not wanted back: what was loaded stays, and searching it for garbage costs
+                # a percent of a small model's speed.
+                gc.freeze()
+                events = self._load(request)
+            elif isinstance(request, Score):
+                events = self._engine.score(request)
+            elif isinstance(request, Forget):
+                self._engine.forget()
+                return
             else:
                 events = self._engine.generate(request)
             for event in events:
@@ -133,6 +157,15 @@ class _Server:
             self._emit(EngineFailure(_say(error), request_id))
         if request_id is not None:
             self._open_ids.discard(request_id)
+
+    def _load(self, request: Load) -> Iterator[Event]:
+        self._loads_begun += 1
+        number = self._loads_begun
+        return self._engine.load(
+            request.model,
+            anyway=request.anyway,
+            is_cancelled=lambda: number <= self._loads_cancelled,
+        )
 
     def _read(self, requests: TextIO) -> None:
         for line in requests:
@@ -153,8 +186,13 @@ class _Server:
             if request.request_id in self._open_ids:
                 self._engine.stop(request)
             return
-        if isinstance(request, Generate):
+        if isinstance(request, CancelLoad):
+            self._loads_cancelled = self._loads_received
+            return
+        if isinstance(request, Generate | Score):
             self._open_ids.add(request.request_id)
+        elif isinstance(request, Load):
+            self._loads_received += 1
         self._inbox.put(request)
 
 
@@ -168,7 +206,7 @@ def _make_engine(options: argparse.Namespace) -> Engine:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from desktop_app.inference.llama_engine import LlamaEngine
 
-    return LlamaEngine()
+    return LlamaEngine(states_folder=options.states)
 
 
 def _say(error: Exception) -> str:

@@ -14,9 +14,12 @@ from types import NoneType, UnionType
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from desktop_app.inference.engine import (
+    CancelLoad,
+    ContextOverflow,
     EngineDied,
     EngineFailure,
     Event,
+    Forget,
     Generate,
     Load,
     LoadProgress,
@@ -24,17 +27,22 @@ from desktop_app.inference.engine import (
     PromptProgress,
     Request,
     RequestDone,
+    SamplingParams,
+    Score,
+    Scored,
     Stop,
     StreamDone,
     TextDelta,
 )
 
-_REQUESTS: Final[Mapping[str, Any]] = {cls.kind: cls for cls in (Load, Generate, Stop)}
+_REQUESTS: Final[Mapping[str, Any]] = {
+    cls.kind: cls for cls in (Load, CancelLoad, Generate, Score, Stop, Forget)
+}
 _EVENTS: Final[Mapping[str, Any]] = {
     cls.kind: cls
     for cls in (
         LoadProgress, ModelReady, PromptProgress, TextDelta, StreamDone, RequestDone,
-        EngineFailure, EngineDied,
+        ContextOverflow, Scored, EngineFailure, EngineDied,
     )
 }  # fmt: skip
 
@@ -56,8 +64,12 @@ def decode_request(line: str) -> Request:
     request: Request = _decode(line, _REQUESTS)
     if isinstance(request, Generate):
         messages = tuple(replace(m, content=clean_text(m.content)) for m in request.messages)
-        stop = tuple(clean_text(text) for text in request.sampling.stop)
-        return replace(request, messages=messages, sampling=replace(request.sampling, stop=stop))
+        return replace(request, messages=messages, sampling=_clean_sampling(request.sampling))
+    if isinstance(request, Score):
+        messages = tuple(replace(m, content=clean_text(m.content)) for m in request.messages)
+        return replace(
+            request, messages=messages, completions=tuple(map(clean_text, request.completions))
+        )
     return request
 
 
@@ -69,6 +81,21 @@ def decode_event(line: str) -> Event:
     """
     event: Event = _decode(line, _EVENTS)
     return event
+
+
+def _clean_sampling(sampling: SamplingParams) -> SamplingParams:
+    schema = sampling.json_schema
+    return replace(
+        sampling,
+        stop=tuple(clean_text(text) for text in sampling.stop),
+        dry_breakers=tuple(clean_text(text) for text in sampling.dry_breakers),
+        logit_bias=tuple(
+            (clean_text(token) if isinstance(token, str) else token, bias)
+            for token, bias in sampling.logit_bias
+        ),
+        grammar=clean_text(sampling.grammar),
+        json_schema=clean_text(schema) if isinstance(schema, str) else schema,
+    )
 
 
 def clean_text(text: str) -> str:
@@ -99,12 +126,14 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
         readers = {f.name: _reader(hints[f.name]) for f in fields(hint)}
         return lambda raw: hint(**{name: readers[name](value) for name, value in raw.items()})
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is UnionType:  # X | None is the only union that travels
-        inner = _reader(next(a for a in arguments if a is not NoneType))
-        return lambda raw: None if raw is None else inner(raw)
-    if origin is tuple:  # tuple[X, ...]
+    if origin is UnionType:
+        return _reader_of_any([_reader(a) for a in arguments if a is not NoneType], arguments)
+    if origin is tuple and arguments[-1] is Ellipsis:  # tuple[X, ...]
         item = _reader(arguments[0])
         return lambda raw: tuple(item(value) for value in raw)
+    if origin is tuple:  # tuple[X, Y]
+        items = [_reader(argument) for argument in arguments]
+        return lambda raw: tuple(read(value) for read, value in zip(items, raw, strict=True))
     if origin is Literal:
         return _checked(lambda raw: raw in arguments)
     if hint is float:
@@ -113,6 +142,26 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
         return _checked(lambda raw: isinstance(raw, int) and not isinstance(raw, bool))
     expected = dict if origin is not None else hint  # Mapping[str, Any] is the one left
     return _checked(lambda raw: isinstance(raw, expected))
+
+
+def _reader_of_any(
+    readers: list[Callable[[Any], Any]], arguments: tuple[Any, ...]
+) -> Callable[[Any], Any]:
+    """A function that reads the first of several types that fits; None where it is allowed."""
+    *earlier, last = readers
+    is_optional = NoneType in arguments
+
+    def read(raw: Any) -> Any:
+        if raw is None and is_optional:
+            return None
+        for reader in earlier:
+            try:
+                return reader(raw)
+            except ValueError:
+                continue
+        return last(raw)
+
+    return read
 
 
 def _checked(is_right: Callable[[Any], bool]) -> Callable[[Any], Any]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 
 from desktop_app.inference.engine import (
     EngineFailure,
@@ -21,6 +20,8 @@ from desktop_app.inference.engine import (
     ModelRef,
     PromptProgress,
     RequestDone,
+    Score,
+    Scored,
     Stop,
     StopReason,
     StreamDone,
@@ -37,7 +38,9 @@ FAULTS = {
     "!fail": "the request fails with a sentence",
     "!bug": "a Python exception nobody expected",
 }
-"""In a message or in a model's version id. ``!long`` makes an answer of 5,000 words."""
+"""In a message or in a model's version id. ``!long`` makes an answer of 5,000 words, and
+``!think`` a thought before it. In a
+version id, ``!big`` does not fit and ``!slow`` loads until it is cancelled."""
 
 CONTEXT_LENGTH = 4096
 
@@ -54,10 +57,24 @@ class FakeEngine:
         self._model: ModelRef | None = None
         self._stops: set[tuple[str, int | None]] = set()
 
-    def load(self, model: ModelRef) -> Iterator[Event]:
+    def load(
+        self,
+        model: ModelRef,
+        *,
+        anyway: bool = False,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
         """Pretend to load; the file is not looked at."""
         self._model = None
         yield LoadProgress(0.5)
+        if "!big" in model.version_id and not anyway:
+            yield EngineFailure("The fake model is too big.", reason="does_not_fit")
+            return
+        while "!slow" in model.version_id:
+            if is_cancelled():
+                yield EngineFailure("Loading was stopped.", reason="cancelled")
+                return
+            time.sleep(0.01)
         yield from _provoke(model.version_id, None)
         if "!fail" in model.version_id:
             return
@@ -93,9 +110,18 @@ class FakeEngine:
         self._stops = {stop for stop in self._stops if stop[0] != request.request_id}
         yield RequestDone(request.request_id, prompt_tokens, 0, CONTEXT_LENGTH)
 
+    def score(self, request: Score) -> Iterator[Event]:
+        """Shorter is better: a taste that can be told by looking."""
+        scores = tuple(-float(len(text)) for text in request.completions)
+        heads = tuple((value,) for value in scores)
+        yield Scored(request.request_id, scores, heads, (), 0, 0.0)
+
     def stop(self, request: Stop) -> None:
         """End a request's streams at their next word."""
         self._stops.add((request.request_id, request.stream))
+
+    def forget(self) -> None:
+        """Nothing is computed here."""
 
     def close(self) -> None:
         """Forget the model."""
@@ -110,11 +136,11 @@ class FakeEngine:
             adapter_sha256=adapter.sha256 if adapter else None,
             adapter_scale=adapter.scale if adapter else 0.0,
             template_id=template_id(CHATML),
-            sampling={**asdict(request.sampling), "seed": stream.spec.seed},
+            sampling={**request.sampling.recorded(), "seed": stream.spec.seed},
         )
         return StreamDone(
             request.request_id, stream.index, stream.text, reason, stream.tokens,
-            time.monotonic() - stream.began, origin,
+            time.monotonic() - stream.began, origin, stream.reasoning, stream.reasoning_seconds,
         )  # fmt: skip
 
 
@@ -123,7 +149,7 @@ class _Stream:
 
     def __init__(self, request: Generate, index: int, spec: StreamSpec) -> None:
         last = request.messages[-1].content
-        said = last.replace("!long", "").split() or ["nothing"]
+        said = last.replace("!long", "").replace("!think", "").split() or ["nothing"]
         first = spec.seed % len(said)
         words = said[first:] + said[:first]
         if "!long" in last:
@@ -135,7 +161,10 @@ class _Stream:
         self.index = index
         self.spec = spec
         self.began = time.monotonic()
+        self._thoughts = ["Somebody", "says", *said] if "!think" in last else []
         self.text = ""
+        self.reasoning = ""
+        self.reasoning_seconds = 0.0
         self.tokens = 0
         self.reason: StopReason | None = None
 
@@ -147,6 +176,13 @@ class _Stream:
         self.reason = reason
 
     def step(self) -> Iterator[Event]:
+        if self._thoughts:
+            thought = self._thoughts.pop(0)
+            piece = thought if not self.reasoning else f" {thought}"
+            self.reasoning += piece
+            self.reasoning_seconds = time.monotonic() - self.began
+            yield TextDelta(self._request.request_id, self.index, piece, "reasoning")
+            return
         sampling = self._request.sampling
         word = self._words[self.tokens]
         if any(stop and stop in word for stop in sampling.stop):

@@ -1,17 +1,20 @@
-"""From a prompt to completions: fit it into the context, read what is new, write k streams.
+"""From a prompt to completions: read what is new of it, then write k streams.
 
 The prompt is read once for each adapter and its cells are shared by all streams of that
-adapter, which then advance together, one token of each in one batch.
+adapter. All streams then advance side by side: those of one adapter a token each, in one batch
+where that is faster; those of several adapters in turns of a moment.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final
 
 from desktop_app.inference.engine import (
+    AdapterRef,
+    ContextOverflow,
     Event,
     Generate,
     PromptProgress,
@@ -21,24 +24,28 @@ from desktop_app.inference.engine import (
     StreamSpec,
     TextDelta,
 )
+from desktop_app.inference.fitting import LEAST_ANSWER, fit
 from desktop_app.inference.llama_api import (
     AbortedError,
     Context,
     NoRoomError,
-    Sampler,
-    usable_seed,
 )
 from desktop_app.inference.loaded_model import MAX_STREAMS, LoadedModel, adapter_key
+from desktop_app.inference.parked_states import AdapterKey
 from desktop_app.inference.prefix_cache import CachedSequence
+from desktop_app.inference.reasoning import gone_on_with, opened_by_template
+from desktop_app.inference.sampler import RecordingSampler, Sampler, Sampling, usable_seed
 from desktop_app.inference.text_stream import TextStream
 from finetune.contract.chat_template import Message
-from finetune.contract.errors import InputError
 from finetune.contract.records import Origin
 
 SHORTEST_PIECE: Final = 32
 """Tokens; computing fewer in one call takes about as long."""
-LEAST_ANSWER: Final = 16
-"""Tokens that must be left for the answer, even to the longest message."""
+LAST_ROW: Final = -1
+"""Of the logits of a batch: those of the prompt's last token."""
+TURN_SECONDS: Final = 0.1
+"""How long one adapter's streams write before another's do: llama.cpp prepares its whole graph
+anew when the adapter changes."""
 
 
 @dataclass
@@ -54,6 +61,19 @@ class _Stream:
     sampler: Sampler | None = None
     sequence: CachedSequence | None = None
     reason: StopReason | None = None
+
+
+@dataclass
+class _Group:
+    """Streams of one adapter, and their prompt in the spelling its cells know."""
+
+    adapter: AdapterRef | None
+    prompt: list[int]
+    streams: list[_Stream]
+
+    @property
+    def running(self) -> list[_Stream]:
+        return [stream for stream in self.streams if stream.reason is None]
 
 
 class Generation:
@@ -72,10 +92,19 @@ class Generation:
         self._cache = loaded.cache
         self._request = request
         self._is_stopped = is_stopped
+        opened = opened_by_template(loaded.template, loaded.vocabulary.template_tokens)
+        self._beginning, block = gone_on_with(opened, request.reasoning, request.beginning)
+        goes_on = bool(request.reasoning or request.beginning)
         self._streams = [
-            _Stream(index, spec, usable_seed(spec.seed), TextStream(request.sampling.stop))
+            _Stream(
+                index,
+                spec,
+                usable_seed(spec.seed),
+                TextStream(request.sampling.stop, block, goes_on=goes_on),
+            )
             for index, spec in enumerate(request.streams)
         ]
+        self._sampling: Sampling | None = None
         self._reused: int | None = None
         self._computed = 0
         self._done = 0
@@ -87,14 +116,36 @@ class Generation:
         Raises:
             InputError, UserError: it cannot be done; the model can still be used.
         """
+        vocabulary = self._loaded.vocabulary
+        self._sampling = Sampling(self._request.sampling, vocabulary, vocabulary.end_of_turn_id)
+        try:
+            yield from self._run()
+        finally:
+            self._sampling.close()
+
+    def _run(self) -> Iterator[Event]:
         for spec in self._request.streams:
             self._loaded.prepare_adapter(spec.adapter)
-        prompt, dropped = self._fit()
-        groups = self._groups(len(prompt))
-        self._total = len(prompt) * len(groups)
+        fitted = fit(
+            self._request.messages,
+            self._encode,
+            self._loaded.context_length,
+            self._request.sampling.max_tokens,
+            self._request.overflow,
+        )
+        if fitted.dropped and self._request.overflow == "summarise":
+            yield ContextOverflow(
+                self._request.request_id,
+                fitted.dropped,
+                fitted.whole,
+                self._loaded.context_length,
+            )
+            return
+        rounds = self._rounds(fitted.ids)
+        self._total = sum(len(group.prompt) for groups in rounds for group in groups)
         try:
-            for group in groups:
-                yield from self._run_group(prompt, group)
+            for groups in rounds:
+                yield from self._run_round(groups)
         except BaseException:
             self._cache.clear()  # what the cells hold is not certain any more
             raise
@@ -103,59 +154,55 @@ class Generation:
                 self._let_go(stream)
         yield RequestDone(
             self._request.request_id,
-            len(prompt),
+            len(rounds[0][0].prompt),
             self._reused or 0,
             self._loaded.context_length,
-            dropped,
+            fitted.dropped,
             self._computed,
         )
 
     # --- the prompt --------------------------------------------------------------------------
 
-    def _fit(self) -> tuple[list[int], int]:
-        """The prompt's ids, and how many of the oldest messages had to be left out."""
-        messages = self._request.messages
-        length = self._loaded.context_length
-        room = length - min(self._request.sampling.max_tokens, length // 4)
-        lead = [m for m in messages[:1] if m.role == "system"]
-        turns = messages[len(lead) :]
-        # A conversation may begin anew at each of the person's messages.
-        starts = [0, *(i for i, m in enumerate(turns) if i > 0 and m.role == "user")]
-        low, high = 0, len(starts) - 1
-        best = self._encode(messages)
-        if len(best) <= room:
-            return best, 0
-        best = self._encode([*lead, *turns[starts[high] :]])
-        if len(best) > length - LEAST_ANSWER:
-            raise _too_long(len(best), length, turns[starts[high] :])
-        while low + 1 < high:  # low does not fit, high does: the longest that does
-            middle = (low + high) // 2
-            ids = self._encode([*lead, *turns[starts[middle] :]])
-            if len(ids) <= room:
-                high, best = middle, ids
-            else:
-                low = middle
-        return best, starts[high]
-
     def _encode(self, messages: Sequence[Message]) -> list[int]:
-        return self._loaded.encode(messages, self._request.beginning)
+        return self._loaded.encode(messages, self._beginning)
 
-    def _groups(self, prompt_length: int) -> list[list[_Stream]]:
-        """Streams that are written side by side: of one adapter, and as many as have room."""
-        each = min(self._request.sampling.max_tokens, self._loaded.context_length - prompt_length)
-        room = (self._context.cells - prompt_length) // max(each, 1)
-        size = max(1, min(room, MAX_STREAMS))
-        by_adapter: dict[object, list[_Stream]] = {}
+    def _rounds(self, prompt: list[int]) -> list[list[_Group]]:
+        """What is written side by side: as many streams as the cells have room for."""
+        by_adapter: dict[AdapterKey, list[_Stream]] = {}
         for stream in self._streams:
             by_adapter.setdefault(adapter_key(stream.spec.adapter), []).append(stream)
-        return [
-            streams[first : first + size]
-            for streams in by_adapter.values()
-            for first in range(0, len(streams), size)
-        ]
+        rounds: list[list[_Group]] = []
+        taken = streams_so_far = 0
+        for key, streams in by_adapter.items():
+            spelled = self._spell(prompt, key)
+            each = self._loaded.context_length - len(spelled)
+            each = max(1, min(self._request.sampling.max_tokens, each))
+            most = (self._context.cells - len(spelled)) // each
+            size = max(1, min(most, MAX_STREAMS))
+            for first in range(0, len(streams), size):
+                group = _Group(streams[0].spec.adapter, spelled, streams[first : first + size])
+                need = len(spelled) + each * len(group.streams)
+                has_room = (
+                    first == 0
+                    and taken + need <= self._context.cells
+                    and streams_so_far + len(group.streams) <= MAX_STREAMS
+                )
+                if rounds and has_room:
+                    rounds[-1].append(group)
+                    taken, streams_so_far = taken + need, streams_so_far + len(group.streams)
+                else:
+                    rounds.append([group])
+                    taken, streams_so_far = need, len(group.streams)
+        return rounds
+
+    def _spell(self, prompt: list[int], adapter: AdapterKey) -> list[int]:
+        """The prompt in the tokens its text was written with, unless these are too many."""
+        loaded = self._loaded
+        spelled = self._cache.respell(prompt, adapter, loaded.vocabulary.piece, loaded.special_ids)
+        return spelled if len(spelled) <= loaded.context_length - LEAST_ANSWER else prompt
 
     def _read(
-        self, prompt: Sequence[int], cuts: Sequence[int], sequence: CachedSequence
+        self, prompt: list[int], cuts: Sequence[int], sequence: CachedSequence
     ) -> Iterator[Event]:
         """Compute the part of the prompt that ``sequence`` does not hold yet.
 
@@ -172,50 +219,75 @@ class Generation:
             sequence.tokens.extend(piece)
             self._done += len(piece)
             self._computed += len(piece)
+            if len(sequence.tokens) == len(prompt) - 1:
+                self._cache.mark(sequence)
         yield PromptProgress(self._request.request_id, self._done, self._total)
 
     # --- the completions ---------------------------------------------------------------------
 
-    def _run_group(self, prompt: Sequence[int], group: list[_Stream]) -> Iterator[Event]:
-        for stream in group:
-            stream.began = time.monotonic()
-        self._loaded.use_adapter(group[0].spec.adapter)
-        cuts = cut(prompt, self._loaded.special_ids, self._loaded.piece)
-        first = self._cache.claim(prompt, cuts, adapter_key(group[0].spec.adapter))
-        group[0].sequence = first
+    def _run_round(self, groups: list[_Group]) -> Iterator[Event]:
+        """Read the prompt of each group, then let all write side by side."""
+        for group in groups:
+            for stream in group.streams:
+                stream.began = time.monotonic()
+        loaded = self._loaded
+        cuts = [cut(group.prompt, loaded.special_ids, loaded.piece) for group in groups]
+        sequences = self._cache.claim_all(
+            [
+                (group.prompt, cuts[number], adapter_key(group.adapter))
+                for number, group in enumerate(groups)
+            ]
+        )
+        for number, group in enumerate(groups):
+            self._loaded.use_adapter(group.adapter)
+            yield from self._begin(group, cuts[number], sequences[number])
+        while writing := [group for group in groups if group.running]:
+            for group in writing:
+                if len(groups) > 1:
+                    self._loaded.use_adapter(group.adapter)
+                until = time.monotonic() + TURN_SECONDS
+                while running := group.running:
+                    yield from self._advance(running)
+                    if len(writing) > 1 and time.monotonic() >= until:
+                        break
+
+    def _begin(
+        self, group: _Group, cuts: Sequence[int], sequence: CachedSequence
+    ) -> Iterator[Event]:
+        """Read a group's prompt and draw the first tokens."""
+        group.streams[0].sequence = sequence
         try:
-            yield from self._read(prompt, cuts, first)
+            yield from self._read(group.prompt, cuts, sequence)
         except AbortedError:
-            self._cache.truncate(first)
-        for stream in group:
+            self._cache.truncate(sequence)
+        for stream in group.streams:
             if self._is_stopped(stream.index):
                 yield from self._end(stream, "stopped")
-        running = [stream for stream in group if stream.reason is None]
-        if not running:
-            return
-
-        for stream in running:
-            stream.sampler = Sampler(
-                self._request.sampling, self._loaded.vocabulary.size, stream.seed
-            )
+        for stream in group.running:
+            assert self._sampling is not None
+            stream.sampler = self._sampling.sampler(stream.seed, stream.text.is_in_opened_block)
             if stream.sequence is None:
-                stream.sequence = self._cache.fork(first)
-        last_row = -1
-        yield from self._write([(stream, last_row) for stream in running])
-        while running := [stream for stream in running if stream.reason is None]:
-            try:
-                self._step(running)
-            except AbortedError:
-                for stream in running:
-                    assert stream.sequence is not None
-                    self._cache.truncate(stream.sequence)
+                stream.sequence = self._cache.fork(sequence)
+        yield from self._write([(stream, LAST_ROW) for stream in group.running])
+
+    def _advance(self, running: list[_Stream]) -> Iterator[Event]:
+        """One token of each stream: in one batch where that is faster, else one by one."""
+        size = len(running) if len(running) >= self._loaded.pace.smallest_batch else 1
+        try:
+            for at in range(0, len(running), size):
+                rows = running[at : at + size]
+                self._step(rows)
+                yield from self._write([(stream, row) for row, stream in enumerate(rows)])
+        except AbortedError:
+            for stream in running:
+                assert stream.sequence is not None
+                self._cache.truncate(stream.sequence)
+                if stream.reason is None:
                     yield from self._end(stream, "stopped")
-                return
-            except NoRoomError:
-                for stream in running:
+        except NoRoomError:
+            for stream in running:
+                if stream.reason is None:
                     yield from self._end(stream, "context_full")
-                return
-            yield from self._write([(stream, row) for row, stream in enumerate(running)])
 
     def _step(self, streams: Sequence[_Stream]) -> None:
         """Compute the last token of each stream."""
@@ -241,6 +313,8 @@ class Generation:
                 continue
             stream.tokens.append(token)
             shown = stream.text.feed(self._loaded.vocabulary.piece(token))
+            if stream.text.thought:
+                yield self._thought(stream)
             if shown:
                 yield TextDelta(self._request.request_id, stream.index, shown)
             if stream.text.is_stopped:
@@ -253,8 +327,12 @@ class Generation:
     def _end(self, stream: _Stream, reason: StopReason) -> Iterator[Event]:
         stream.reason = reason
         rest = stream.text.end(cut_short=reason != "end_of_turn")
+        if stream.text.thought:
+            yield self._thought(stream)
         if rest:
             yield TextDelta(self._request.request_id, stream.index, rest)
+        sampler = stream.sampler
+        drawn = sampler.drawn if isinstance(sampler, RecordingSampler) else []
         self._let_go(stream)
         yield StreamDone(
             self._request.request_id,
@@ -264,7 +342,14 @@ class Generation:
             len(stream.tokens),
             time.monotonic() - stream.began,
             self._origin(stream),
+            stream.text.reasoning,
+            stream.text.reasoning_seconds,
+            tuple(drawn[: len(stream.tokens)]),  # the end of turn is no part of the completion
         )
+
+    def _thought(self, stream: _Stream) -> TextDelta:
+        thought = stream.text.take_thought()
+        return TextDelta(self._request.request_id, stream.index, thought, "reasoning")
 
     def _origin(self, stream: _Stream) -> Origin:
         adapter = stream.spec.adapter
@@ -274,7 +359,7 @@ class Generation:
             adapter_sha256=adapter.sha256 if adapter else None,
             adapter_scale=adapter.scale if adapter else 0.0,
             template_id=self._loaded.template_id,
-            sampling={**asdict(self._request.sampling), "seed": stream.seed},
+            sampling={**self._request.sampling.recorded(), "seed": stream.seed},
         )
 
     def _let_go(self, stream: _Stream) -> None:
@@ -298,11 +383,3 @@ def cut(prompt: Sequence[int], special_ids: frozenset[int], longest: int) -> lis
             cuts.append(index)
             last = index
     return [*cuts, len(prompt) - 1] if len(prompt) > 1 else cuts
-
-
-def _too_long(tokens: int, length: int, turn: Sequence[Message]) -> InputError:
-    what = "This message" if len(turn) == 1 else "The last turn"
-    return InputError(
-        f"{what} is {tokens:,} tokens long, and the model can read {length:,} at once. "
-        "Shorten it or send it in parts."
-    )

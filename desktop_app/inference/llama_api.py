@@ -1,9 +1,10 @@
-"""llama.cpp's low-level calls behind typed classes: model, adapter, context, sampler.
+"""llama.cpp's low-level calls behind typed classes: model, adapter, context.
 
-The only file besides ``vocabulary`` that imports llama_cpp. Nothing here knows of prompts,
-requests or events; every pointer that llama.cpp hands out is checked and is given back by
-``close``. llama-cpp-python's own classes are not used: they do not notice a failed adapter,
-copy the logits of every token into Python, and sample there.
+Besides this file only its neighbours that are about one thing each import llama_cpp; a test
+names them. Nothing here knows of prompts, requests or events; every pointer that llama.cpp
+hands out is checked and is given back by ``close``. llama-cpp-python's own classes are not
+used: they do not notice a failed adapter, copy the logits of every token into Python, and
+sample there.
 """
 
 from __future__ import annotations
@@ -19,21 +20,16 @@ from typing import Any, Final
 import llama_cpp
 
 from desktop_app.errors import UserError
-from desktop_app.inference.engine import SamplingParams
+from desktop_app.inference.engine import CellType
+from desktop_app.inference.fit import BATCH
+from desktop_app.inference.parked_states import State
 
-MAX_BATCH: Final = 512
-"""Tokens in one call at most: llama.cpp's own default for one piece of a prompt."""
+MAX_BATCH: Final = BATCH
 PIECE_OF_LARGE_MODEL: Final = 128
 LARGE_MODEL_BYTES: Final = 2 << 30
-PENALTY_WINDOW: Final = 64
-"""Tokens back that the repeat penalty looks at: llama.cpp's default."""
 
 _DEBUG: Final = 1
 _CONTINUED: Final = 5
-
-
-State = ctypes.Array[ctypes.c_uint8]
-"""What a sequence's cells hold, in ordinary memory."""
 
 
 class NoRoomError(UserError):
@@ -41,6 +37,10 @@ class NoRoomError(UserError):
 
     def __init__(self) -> None:
         super().__init__("The model's context is full.", hint="Begin a new conversation.")
+
+
+class LoadCancelledError(Exception):
+    """The person has given up waiting for a model."""
 
 
 class AbortedError(Exception):
@@ -52,22 +52,39 @@ class Model:
 
     Args:
         path: checked by ``read_header`` before: llama.cpp trusts what it reads.
-        on_progress: called with 0..1, on the calling thread.
+        on_progress: called with 0..1, on the calling thread; False gives up.
+        repack: whether weights get a second copy for the processor's vector units.
+        gpu_layers: how many layers go to graphics memory, counted from the last.
 
     Raises:
         UserError: llama.cpp cannot load it.
+        LoadCancelledError: ``on_progress`` has given up.
     """
 
-    def __init__(self, path: Path, on_progress: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_progress: Callable[[float], bool],
+        *,
+        repack: bool = True,
+        gpu_layers: int = 0,
+    ) -> None:
+        is_cancelled = False
+
         def progress(fraction: float, _: object) -> bool:
-            on_progress(fraction)
-            return True
+            nonlocal is_cancelled
+            is_cancelled = not on_progress(fraction)
+            return not is_cancelled
 
         _start_backend()
         params = llama_cpp.llama_model_default_params()
+        params.use_extra_bufts = repack
+        params.n_gpu_layers = gpu_layers
         params.progress_callback = callback = llama_cpp.llama_progress_callback(progress)
         pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         del callback  # it had to outlive the call
+        if not pointer and is_cancelled:
+            raise LoadCancelledError
         if not pointer:
             raise UserError(
                 f"llama.cpp could not load {path.name}.",
@@ -131,12 +148,29 @@ class Context:
 
     The sequences share their cells, so a copied prefix costs nothing.
 
+    Args:
+        cell_type: how keys and values are kept; "q8_0" needs flash attention, which llama.cpp
+            otherwise chooses by itself where the device can.
+
     Raises:
         UserError: there is not enough memory.
     """
 
-    def __init__(self, model: Model, cells: int, sequences: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cells: int,
+        sequences: int,
+        threads: int,
+        cell_type: CellType = "f16",
+    ) -> None:
         params = llama_cpp.llama_context_default_params()
+        if cell_type == "q8_0":
+            params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
+            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        # Logits of the last token of each sequence are all that is ever asked for. Room for
+        # those of every token of a batch would be 300 MB with a vocabulary of 150,000.
+        params.n_outputs_max = sequences
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = MAX_BATCH
         params.n_seq_max = sequences
@@ -153,8 +187,14 @@ class Context:
             )
         self.pointer: Any = pointer
         self.cells = int(llama_cpp.llama_n_ctx(pointer))
+        self.state_format: Final = f"llama-cpp-python {llama_cpp.__version__}, {cell_type}"
+        """What a saved state depends on, besides the model."""
         self._memory = llama_cpp.llama_get_memory(pointer)
+        self.window: Final = int(llama_cpp.llama_model_n_swa(model.pointer))
+        """Tokens that layers with a sliding window look back on; 0 where there are none."""
         self._batch = _Batch(sequences)
+        self._writing = self._side_by_side = self._reading = threads
+        self._batch_threads = threads
 
     def read(self, tokens: Sequence[int], position: int, sequence: int) -> None:
         """Compute tokens of one sequence, with logits at the last.
@@ -163,13 +203,24 @@ class Context:
             NoRoomError: no cells are left; nothing has changed.
             AbortedError: the sequence's cells from ``position`` on are to be cut off.
         """
+        self._set_batch_threads(self._reading)
         self._decode(self._batch.of_run(tokens, position, sequence))
 
     def step(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
     ) -> None:
         """Compute one token of each sequence, with logits at each. Raises as ``read``."""
+        if len(tokens) > 1:
+            self._set_batch_threads(self._side_by_side)
         self._decode(self._batch.of_steps(tokens, positions, sequences))
+
+    def shortest(self, sequence: int) -> int:
+        """The least length that a sequence can be cut to and still be gone on with.
+
+        Of a restored sequence, layers with a sliding window hold the last window only.
+        """
+        first = int(llama_cpp.llama_memory_seq_pos_min(self._memory, sequence))
+        return 0 if first <= 0 else first + self.window - 1
 
     def cut(self, sequence: int, length: int) -> None:
         """Forget a sequence's tokens from ``length`` on."""
@@ -207,9 +258,14 @@ class Context:
         if failed:
             raise UserError("llama.cpp refused to use the adapter; its log says why.")
 
-    def use_threads(self, writing: int, reading: int) -> None:
-        """Threads that compute single tokens, and pieces of a prompt."""
-        llama_cpp.llama_set_n_threads(self.pointer, writing, reading)
+    def use_threads(self, writing: int, side_by_side: int, reading: int) -> None:
+        """Threads that compute one token, one of each of several sequences, and a prompt.
+
+        llama.cpp knows two numbers, one for single tokens and one for all larger batches.
+        """
+        self._writing, self._side_by_side, self._reading = writing, side_by_side, reading
+        self._batch_threads = 0
+        self._set_batch_threads(reading)
 
     def wait(self) -> None:
         """Until the last computation has ended; sampling waits by itself."""
@@ -228,6 +284,11 @@ class Context:
             llama_cpp.llama_free(self.pointer)
             self.pointer = None
 
+    def _set_batch_threads(self, count: int) -> None:
+        if count != self._batch_threads:
+            self._batch_threads = count
+            llama_cpp.llama_set_n_threads(self.pointer, self._writing, count)
+
     def _decode(self, batch: Any) -> None:
         result = llama_cpp.llama_decode(self.pointer, batch)
         if result == 0:
@@ -237,52 +298,6 @@ class Context:
         if result == 2:
             raise AbortedError
         raise UserError("The model failed while it was computing; the log says more.")
-
-
-class Sampler:
-    """Draws tokens: llama.cpp's own chain, with its own random numbers.
-
-    Args:
-        seed: the same seed draws the same tokens from the same logits.
-    """
-
-    def __init__(self, params: SamplingParams, vocab_size: int, seed: int) -> None:
-        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        links = []
-        if params.repeat_penalty != 1.0:
-            links.append(
-                llama_cpp.llama_sampler_init_penalties(
-                    vocab_size, PENALTY_WINDOW, params.repeat_penalty, 0.0, 0.0
-                )
-            )
-        if params.temperature <= 0:
-            links.append(llama_cpp.llama_sampler_init_greedy())
-        else:
-            if params.top_k > 0:
-                links.append(llama_cpp.llama_sampler_init_top_k(params.top_k))
-            if params.top_p < 1:
-                links.append(llama_cpp.llama_sampler_init_top_p(params.top_p, 1))
-            if params.min_p > 0:
-                links.append(llama_cpp.llama_sampler_init_min_p(params.min_p, 1))
-            links.append(llama_cpp.llama_sampler_init_temp(params.temperature))
-            links.append(llama_cpp.llama_sampler_init_dist(seed))
-        for link in links:
-            llama_cpp.llama_sampler_chain_add(chain, link)
-        self._chain: Any = chain
-
-    def sample(self, context: Context, index: int) -> int:
-        """The next token, from the logits of the last batch's token ``index``."""
-        return int(llama_cpp.llama_sampler_sample(self._chain, context.pointer, index))
-
-    def close(self) -> None:
-        if self._chain:
-            llama_cpp.llama_sampler_free(self._chain)
-            self._chain = None
-
-
-def usable_seed(seed: int) -> int:
-    """The seed as llama.cpp takes it: 32 bits, and not the one that means "surprise me"."""
-    return seed % llama_cpp.LLAMA_DEFAULT_SEED
 
 
 def physical_cores() -> int:
@@ -321,6 +336,8 @@ class _Batch:
             ctypes.cast(first + step * number, pointer) for number in range(sequences)
         ]
         self._sequences = (pointer * MAX_BATCH)()
+        self._none_wanted: list[ctypes.c_int8 | int] = [0] * MAX_BATCH
+        self._rows: Sequence[int] = ()
         self._batch = llama_cpp.llama_batch(
             token=self._tokens,
             pos=self._positions,
@@ -333,22 +350,23 @@ class _Batch:
         count = len(tokens)
         self._tokens[:count] = list(tokens)
         self._positions[:count] = list(range(position, position + count))
-        pointer = self._pointers[sequence]
-        for index in range(count):
-            self._sequences[index] = pointer
-            self._wanted[index] = index == count - 1
+        self._sequences[:count] = [self._pointers[sequence]] * count
+        self._wanted[:count] = [*self._none_wanted[: count - 1], 1]
+        self._rows = ()
         self._batch.n_tokens = count
         return self._batch
 
     def of_steps(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
     ) -> Any:
-        for index, sequence in enumerate(sequences):
-            self._tokens[index] = tokens[index]
-            self._positions[index] = positions[index]
-            self._sequences[index] = self._pointers[sequence]
-            self._wanted[index] = 1
-        self._batch.n_tokens = len(tokens)
+        count = len(tokens)
+        self._tokens[:count] = list(tokens)
+        self._positions[:count] = list(positions)
+        if sequences != self._rows:  # they stay the same from token to token
+            self._rows = sequences
+            self._sequences[:count] = [self._pointers[sequence] for sequence in sequences]
+            self._wanted[:count] = [1] * count
+            self._batch.n_tokens = count
         return self._batch
 
 

@@ -7,16 +7,20 @@
 The bundled model is always the first version and cannot be lost: whatever is broken here,
 there is a model to chat with, and ``problems`` says what happened. A version is its base's
 file with its adapter, which is exact on that file; its merged file is for other programs.
+
+A large bundled file (``--model``) that was never seen before has no hash yet. Until
+``hash_bundled`` has read it, which may be done on any thread, it goes by a provisional name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +39,10 @@ log = logging.getLogger(__name__)
 
 _PARTIAL: Final = ".partial"
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PROVISIONAL: Final = "bundled"
+_READ_AT_ONCE: Final = 32 << 20
+"""Bytes of a bundled file that are hashed without further ado, in some 30 ms."""
+_PIECE: Final = 4 << 20
 _SPARE_BYTES: Final = 16 << 20
 """Left free on the disk after an installation: the conversations need some, too."""
 
@@ -62,6 +70,41 @@ class ModelStore:
         self._versions.mkdir(parents=True, exist_ok=True)
         for folder in (root, self._versions):
             _sweep(folder)
+
+    # --- the bundled file's hash -----------------------------------------------------------
+
+    @property
+    def must_hash(self) -> bool:
+        """Whether ``hash_bundled`` has to be called before the versions can be told apart."""
+        return self._bundled_version().version_id == _PROVISIONAL
+
+    def hash_bundled(self, on_progress: Callable[[float], bool]) -> None:
+        """Read the bundled file through; nothing of this object is changed but a file.
+
+        ``forget_provisional`` takes the result over.
+
+        Args:
+            on_progress: called with 0..1; False gives up.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        try:
+            key = self._bundled_key()
+            digest, done = hashlib.sha256(), 0
+            with self._bundled.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
+                    done += len(piece)
+                    if not on_progress(min(1.0, done / max(1, int(key[1])))):
+                        return
+            self._write(self._hashes, {"key": key, "sha256": digest.hexdigest()})
+        except OSError as error:
+            raise UserError(f"{self._bundled.name} cannot be read: {error.strerror}.") from error
+
+    def forget_provisional(self) -> None:
+        """Know the bundled model by the hash that was computed meanwhile."""
+        self._bundled_manifest = None
 
     # --- looking ---------------------------------------------------------------------------
 
@@ -119,7 +162,13 @@ class ModelStore:
         return ModelRef(version_id, str(folder / model), manifest.entries[model].sha256)
 
     def base_of_active(self) -> str:
-        """The version whose file the active one's adapter is exact on; training begins there."""
+        """The version whose file the active one's adapter is exact on; training begins there.
+
+        Raises:
+            UserError: the model's file is still being read.
+        """
+        if self.must_hash:
+            raise UserError("The model's file is still being read.", "Try again in a moment.")
         active = self.active()
         for manifest in self.versions():
             if _own_sha256(manifest) == active.sha256:
@@ -273,7 +322,7 @@ class ModelStore:
             changed = datetime.fromtimestamp(self._bundled.stat().st_mtime, UTC)
             name = self._bundled.name
             self._bundled_manifest = Manifest(
-                version_id=f"bundled-{sha256[:12]}",
+                version_id=f"{_PROVISIONAL}-{sha256[:12]}" if sha256 else _PROVISIONAL,
                 name=str(header.metadata.get("general.name") or self._bundled.stem),
                 created_at=changed.isoformat(timespec="seconds"),
                 parent=None,
@@ -285,15 +334,21 @@ class ModelStore:
             )
         return self._bundled_manifest
 
-    def _bundled_sha256(self) -> str:
+    def _bundled_key(self) -> list[str | int]:
         stat = self._bundled.stat()
-        key = [str(self._bundled.resolve()), stat.st_size, stat.st_mtime_ns]
+        return [str(self._bundled.resolve()), stat.st_size, stat.st_mtime_ns]
+
+    def _bundled_sha256(self) -> str:
+        """The hash; "" where reading the file through would take noticeably long."""
+        key = self._bundled_key()
         try:
             known = json.loads(self._hashes.read_text(encoding="utf-8"))
             if known["key"] == key:
                 return str(known["sha256"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
+        if int(key[1]) > _READ_AT_ONCE:
+            return ""
         sha256 = manifests.file_sha256(self._bundled)
         try:
             self._write(self._hashes, {"key": key, "sha256": sha256})
@@ -352,6 +407,12 @@ class ModelStore:
     def _write(self, path: Path, data: Mapping[str, Any]) -> None:
         text = json.dumps(data, indent=2) + "\n"
         manifests.write_whole(path, text.encode("utf-8"))
+
+
+def ref_of_file(path: Path) -> ModelRef:
+    """A model file that is no version of any profile; it is read through for its hash."""
+    sha256 = manifests.file_sha256(path)
+    return ModelRef(f"{_PROVISIONAL}-{sha256[:12]}", str(path), sha256)
 
 
 def _own_sha256(manifest: Manifest) -> str | None:

@@ -12,11 +12,14 @@ from typing import Any, Final
 
 import llama_cpp
 
+from desktop_app.inference.reasoning import MARKS
 from finetune.contract.chat_template import TemplateTokens
 from finetune.contract.errors import InputError
 
 _SPECIAL: Final = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 _NONE: Final = -1
+KNOWN_TEXTS: Final = 1000
+"""Pieces of conversations whose tokens are kept, the oldest going first."""
 
 # SentencePiece puts a space before a text. One of these in front takes the space on itself and
 # is dropped afterwards; the later ones are for vocabularies that merge a newline with what
@@ -37,11 +40,16 @@ class LlamaVocabulary:
     def __init__(self, vocab: Any) -> None:
         self._vocab = vocab
         self.size: Final = int(llama_cpp.llama_vocab_n_tokens(vocab))
-        self._pieces: dict[int, bytes] = {}
+        # Each turn sends the whole conversation again; most of its messages are old.
+        self._tokenized: dict[str, tuple[int, ...]] = {}
         self._special_tokens = {
             self._text(token): token
             for token in range(self.size)
             if llama_cpp.llama_vocab_get_attr(vocab, token) & _SPECIAL
+        }
+        # The marks of a reasoning block have to be seen, control tokens or not.
+        self._pieces: dict[int, bytes] = {
+            token: text.encode() for text, token in self._special_tokens.items() if text in MARKS
         }
         eot = int(llama_cpp.llama_vocab_eot(vocab))
         eos = int(llama_cpp.llama_vocab_eos(vocab))
@@ -56,6 +64,11 @@ class LlamaVocabulary:
             eos="" if eos == _NONE else self._text(eos),
         )
         self._shields = {shield: self._plain(shield) for shield in _SHIELDS}
+
+    @property
+    def pointer(self) -> Any:
+        """llama.cpp's own vocabulary."""
+        return self._vocab
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
@@ -86,6 +99,14 @@ class LlamaVocabulary:
         return piece
 
     def _plain(self, text: str) -> list[int]:
+        known = self._tokenized.get(text)
+        if known is None:
+            known = self._tokenized[text] = tuple(self._tokenize(text))
+            if len(self._tokenized) > KNOWN_TEXTS:
+                del self._tokenized[next(iter(self._tokenized))]
+        return list(known)
+
+    def _tokenize(self, text: str) -> list[int]:
         raw = text.encode("utf-8")
         room = len(raw) + 8  # never more tokens than bytes, but for a space put in front
         ids = (ctypes.c_int32 * room)()

@@ -11,7 +11,7 @@ import itertools
 import logging
 import random
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, Literal
 
 from PySide6.QtCore import QObject, QTimer, Signal
@@ -19,51 +19,24 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from desktop_app.errors import UserError
 from desktop_app.inference import engine
 from desktop_app.inference.engine import SamplingParams, StreamSpec
+from desktop_app.services.conversation_context import ConversationContext, summary_tokens
 from desktop_app.services.engine_service import EngineService, EngineState
-from desktop_app.storage.chat_store import ChatStore, Conversation, SearchHit, StoredMessage
-from finetune.contract.chat_template import Message
+from desktop_app.services.turn import TITLE_LENGTH, Streaming, Turn, title_of
+from desktop_app.services.turn import PendingComparison as PendingComparison
+from desktop_app.storage.chat_store import (
+    ChatStore,
+    Conversation,
+    MessageState,
+    SearchHit,
+    StoredMessage,
+)
+from finetune.contract.records import Origin
 
 log = logging.getLogger(__name__)
 
 REPAINT_MS: Final = 33
 SAVE_MS: Final = 700
 """Longest time a streamed text is not on disk; the promise is one second."""
-TITLE_LENGTH: Final = 60
-
-
-@dataclass
-class _Streaming:
-    """A completion being written: the message it goes to and what is not yet shown."""
-
-    message_id: str
-    text: str = ""
-    unseen: str = ""
-    beginning: str = ""
-    """What stood there before, where a cut-off completion is gone on with."""
-    is_done: bool = False
-
-
-@dataclass
-class _Turn:
-    """One request to the engine. ``streams[i]`` receives stream i."""
-
-    request_id: str
-    conversation_id: str
-    streams: list[_Streaming] = field(default_factory=list)
-    is_comparison: bool = False
-    system_prompt: str = ""
-    is_stopping: bool = False
-
-
-@dataclass(frozen=True)
-class PendingComparison:
-    """Two completions waiting for the person's choice, in the order they are shown.
-
-    The order is drawn by lot, so that neither side is favoured.
-    """
-
-    conversation_id: str
-    message_ids: tuple[str, ...]
 
 
 class ChatService(QObject):
@@ -71,6 +44,7 @@ class ChatService(QObject):
 
     Attributes:
         engine: what answers.
+        context: what the model sees of each conversation.
         sampling: how completions are drawn from now on.
         system_prompt: what stands before each conversation; "" for nothing.
         chance: draws seeds and the order of comparisons.
@@ -80,10 +54,12 @@ class ChatService(QObject):
         conversation_opened(id): another conversation is shown.
         path_changed(id): messages of this conversation came, went or changed places.
         text_appended(message id, text): more of a completion.
+        reasoning_appended(message id, text): more of what is thought before it.
         message_changed(message id): its state or final text is different.
         busy_changed(bool): a completion is being written.
         prompt_progress(done, total): tokens of the prompt that have been read.
-        context_changed(used, total, dropped): tokens of the last prompt; messages left out.
+        summarising_changed(bool): older messages are being summarised before the answer.
+        context_changed(ContextUse): how full the context is with the open conversation.
         comparison_changed(PendingComparison or None): two completions wait for a choice.
         comparison_ready(PendingComparison): both are complete, a choice can be made.
         problem(message, hint): something to tell the person.
@@ -93,10 +69,12 @@ class ChatService(QObject):
     conversation_opened = Signal(str)
     path_changed = Signal(str)
     text_appended = Signal(str, str)
+    reasoning_appended = Signal(str, str)
     message_changed = Signal(str)
     busy_changed = Signal(bool)
     prompt_progress = Signal(int, int)
-    context_changed = Signal(int, int, int)
+    summarising_changed = Signal(bool)
+    context_changed = Signal(object)
     comparison_changed = Signal(object)
     comparison_ready = Signal(object)
     problem = Signal(str, str)
@@ -104,7 +82,8 @@ class ChatService(QObject):
     def __init__(self, store: ChatStore, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._store = store
-        self._turn: _Turn | None = None
+        self.context = ConversationContext(store)
+        self._turn: Turn | None = None
         self._pending: PendingComparison | None = None
         self._current = ""
         self.sampling = SamplingParams()
@@ -130,7 +109,7 @@ class ChatService(QObject):
         if self._turn is not None:
             for stream in self._turn.streams:
                 if not stream.is_done:
-                    self._store.update_message(stream.message_id, stream.text, "stopped")
+                    self._keep(stream, "stopped")
             self._turn = None
         self.engine.close()
 
@@ -179,6 +158,7 @@ class ChatService(QObject):
         self._set_pending(None)
         self._current = conversation_id
         self.conversation_opened.emit(conversation_id)
+        self._tell_context()
 
     def new_conversation(self) -> str:
         """Show an empty conversation; an existing empty one is used again."""
@@ -200,6 +180,7 @@ class ChatService(QObject):
         if conversation_id == self._current:
             self.stop()
         self._store.delete(conversation_id)
+        self.engine.forget()
         if conversation_id == self._current:
             self._current = ""
             remaining = self._store.conversations()
@@ -228,7 +209,7 @@ class ChatService(QObject):
         parent = path[-1].id if path else None
         message = self._store.add_message(self._current, parent, "user", text)
         if not path:
-            self._store.rename(self._current, _title_of(text))
+            self._store.rename(self._current, title_of(text))
         self.conversations_changed.emit()
         self._complete(message.id, count=2 if compare else 1)
 
@@ -258,9 +239,9 @@ class ChatService(QObject):
             return
         self._settle_comparison()
         self._store.set_current(message.conversation_id, message_id)
-        self._store.update_message(message_id, message.content, "partial")
-        stream = _Streaming(message_id, text=message.content, beginning=message.content)
-        self._begin(_Turn(uuid.uuid4().hex, message.conversation_id, [stream]))
+        stream = Streaming.going_on(message)
+        self._keep(stream, "partial")
+        self._begin(Turn(uuid.uuid4().hex, message.conversation_id, [stream]))
 
     def answer_again(self, user_message_id: str) -> None:
         """Ask for a completion of a message that has none (the engine died before)."""
@@ -299,12 +280,12 @@ class ChatService(QObject):
         user = self._store.message(user_message_id)
         if not self._can_ask(user.conversation_id):
             return
-        turn = _Turn(uuid.uuid4().hex, user.conversation_id, is_comparison=count > 1)
+        turn = Turn(uuid.uuid4().hex, user.conversation_id, is_comparison=count > 1)
         for _ in range(count):
             message = self._store.add_message(
                 user.conversation_id, user.id, "assistant", "", state="partial"
             )
-            turn.streams.append(_Streaming(message.id))
+            turn.streams.append(Streaming(message.id))
         if turn.is_comparison:
             shown = [stream.message_id for stream in turn.streams]
             self.chance.shuffle(shown)
@@ -321,36 +302,57 @@ class ChatService(QObject):
         )
         return False
 
-    def _begin(self, turn: _Turn) -> None:
-        """Ask the engine for what stands above the turn's messages."""
-        model = self.engine.model
-        assert model is not None
-        path = self._store.path(turn.conversation_id)
-        # Up to the turn: a completion that goes on may have later messages below it.
-        before = itertools.takewhile(lambda m: m.id not in _ids(turn), path)
-        history = [Message(m.role, m.content) for m in before]
-        turn.system_prompt = self.system_prompt
-        if turn.system_prompt:
-            history.insert(0, Message("system", turn.system_prompt))
-        spec = [
-            StreamSpec(self.chance.getrandbits(31), model.version_id, model.adapter)
-            for _ in turn.streams
-        ]
+    def _begin(self, turn: Turn) -> None:
         self._turn = turn
         self.path_changed.emit(turn.conversation_id)
         self.busy_changed.emit(True)
         self._repaint.start()
         self._save.start()
+        self._ask(turn, self.context.overflow(turn.conversation_id))
+
+    def _ask(self, turn: Turn, overflow: engine.Overflow) -> None:
+        """Ask the engine for what stands above the turn's messages."""
+        path = self._store.path(turn.conversation_id)
+        # Up to the turn: a completion that goes on may have later messages below it.
+        before = list(itertools.takewhile(lambda m: m.id not in turn.message_ids, path))
+        title = self.tr("Summary of the conversation so far:")
+        turn.sent = self.context.sent(turn.conversation_id, before, self.system_prompt, title)
+        first = turn.streams[0]
+        self._request(
+            turn,
+            engine.Generate(
+                turn.request_id,
+                turn.sent.messages,
+                self.sampling,
+                self._specs(len(turn.streams)),
+                first.beginning,
+                reasoning=first.thought_before.text,
+                overflow=overflow,
+            ),
+        )
+
+    def _summarise(self, turn: Turn, count: int) -> None:
+        """Let the model say in short what the oldest messages said, before it answers."""
+        turn.request_id, turn.summarised, turn.summary = uuid.uuid4().hex, count, ""
+        self.summarising_changed.emit(True)
+        instruction = self.tr(
+            "Summarise our conversation up to here in a few sentences. Keep names, numbers, "
+            "wishes and decisions. Write only the summary."
+        )
+        messages = self.context.to_summarise(turn.sent, count, instruction)
+        length = summary_tokens(self.engine.state.context_length)
+        sampling = SamplingParams(temperature=self.sampling.temperature, max_tokens=length)
+        self._request(turn, engine.Generate(turn.request_id, messages, sampling, self._specs(1)))
+
+    def _specs(self, count: int) -> tuple[StreamSpec, ...]:
+        model = self.engine.model
+        assert model is not None
+        seeds = [self.chance.getrandbits(31) for _ in range(count)]
+        return tuple(StreamSpec(seed, model.version_id, model.adapter) for seed in seeds)
+
+    def _request(self, turn: Turn, generate: engine.Generate) -> None:
         try:
-            self.engine.request(
-                engine.Generate(
-                    turn.request_id,
-                    tuple(history),
-                    self.sampling,
-                    tuple(spec),
-                    turn.streams[0].beginning,
-                )
-            )
+            self.engine.request(generate)
         except UserError as error:
             # The child has just died: its EngineDied is on the way and starts another one.
             self._interrupt(turn)
@@ -363,7 +365,13 @@ class ChatService(QObject):
 
     def _on_engine_state(self, state: EngineState) -> None:
         if state.status == "ready":
-            self.context_changed.emit(0, state.context_length, 0)
+            self._tell_context()
+
+    def _tell_context(self) -> None:
+        total = self.engine.state.context_length
+        if self._current and total:
+            use = self.context.use(self._current, self.sampling.max_tokens, total)
+            self.context_changed.emit(use)
 
     def _on_failed(self, request_id: str, message: str, hint: str) -> None:
         if self._turn is not None and self._turn.request_id == request_id:
@@ -374,34 +382,58 @@ class ChatService(QObject):
         turn = self._turn
         if turn is None or getattr(event, "request_id", None) != turn.request_id:
             return
-        if isinstance(event, engine.TextDelta):
-            stream = turn.streams[event.stream]
-            stream.text += event.text
-            stream.unseen += event.text
-        elif isinstance(event, engine.PromptProgress):
+        if isinstance(event, engine.PromptProgress):
             self.prompt_progress.emit(event.done, event.total)
+        elif turn.summarised:
+            self._on_summary_event(turn, event)
+        elif isinstance(event, engine.ContextOverflow):
+            self._summarise(turn, event.messages)
+        elif isinstance(event, engine.TextDelta):
+            turn.streams[event.stream].add(event)
         elif isinstance(event, engine.StreamDone):
             stream = turn.streams[event.stream]
+            turn.tokens = max(turn.tokens, event.completion_tokens)
             self._show_unseen()
-            stream.text, stream.is_done = stream.beginning + event.text, True
+            stream.finish(event.text, event.reasoning, event.reasoning_seconds)
             state: Literal["stopped", "done"] = "stopped" if event.reason == "stopped" else "done"
             # What was sent is part of the origin: the setting may change before the rating.
-            sampling = {**event.origin.sampling, "system_prompt": turn.system_prompt}
+            sampling = {**event.origin.sampling, "system_prompt": turn.sent.system_prompt}
             origin = replace(event.origin, sampling=sampling)
-            self._store.update_message(stream.message_id, stream.text, state, origin)
+            self._keep(stream, state, origin)
             self.message_changed.emit(stream.message_id)
         elif isinstance(event, engine.RequestDone):
-            self.context_changed.emit(
-                event.prompt_tokens, event.context_length, event.dropped_messages
+            used = event.prompt_tokens + turn.tokens
+            unseen = self.context.keep_use(
+                turn.conversation_id, turn.sent, event.dropped_messages, used
             )
+            for stream in turn.streams if unseen else ():
+                self._store.add_to_origin(stream.message_id, "left_out_messages", unseen)
+            self._tell_context()
             self._end_turn()
 
-    def _interrupt(self, turn: _Turn) -> None:
+    def _on_summary_event(self, turn: Turn, event: engine.Event) -> None:
+        if isinstance(event, engine.StreamDone):
+            turn.summary = event.text.strip()
+        elif isinstance(event, engine.RequestDone):
+            count, turn.summarised = turn.summarised, 0
+            self.summarising_changed.emit(False)
+            if turn.is_stopping:
+                for stream in turn.streams:
+                    self._keep(stream, "stopped")
+                    self.message_changed.emit(stream.message_id)
+                self._end_turn()
+                return
+            if turn.summary:
+                self.context.keep_summary(turn.conversation_id, turn.sent, count, turn.summary)
+            turn.request_id, turn.summaries = uuid.uuid4().hex, turn.summaries + 1
+            self._ask(turn, "summarise" if turn.may_summarise else "drop")
+
+    def _interrupt(self, turn: Turn) -> None:
         """The turn ended badly: keep its text and say so at the message."""
         self._show_unseen()
         for stream in turn.streams:
             if not stream.is_done:
-                self._store.update_message(stream.message_id, stream.text, "interrupted")
+                self._keep(stream, "interrupted")
                 self.message_changed.emit(stream.message_id)
         self._end_turn()
 
@@ -413,6 +445,8 @@ class ChatService(QObject):
         self.conversations_changed.emit()
         if turn is None:
             return
+        if turn.summarised:  # it ended in the middle of that
+            self.summarising_changed.emit(False)
         if turn.is_comparison and self._pending is not None:
             messages = [self._store.message(i) for i in self._pending.message_ids]
             if all(m.state == "done" and m.origin is not None for m in messages):
@@ -425,6 +459,9 @@ class ChatService(QObject):
         if self._turn is None:
             return
         for stream in self._turn.streams:
+            if stream.unseen_thought:
+                text, stream.unseen_thought = stream.unseen_thought, ""
+                self.reasoning_appended.emit(stream.message_id, text)
             if stream.unseen:
                 text, stream.unseen = stream.unseen, ""
                 self.text_appended.emit(stream.message_id, text)
@@ -434,26 +471,21 @@ class ChatService(QObject):
         for stream in self._turn.streams if self._turn is not None else ():
             if stream.message_id == message.id and not stream.is_done:
                 shown = stream.text[: len(stream.text) - len(stream.unseen)]
-                return replace(message, content=shown)
+                return replace(message, content=shown, reasoning=stream.shown_reasoning)
         return message
 
     def _save_partial(self) -> None:
         if self._turn is None:
             return
         for stream in self._turn.streams:
-            if not stream.is_done and stream.text:
-                self._store.update_message(stream.message_id, stream.text, "partial")
+            if not stream.is_done and (stream.text or stream.thought):
+                self._keep(stream, "partial")
+
+    def _keep(self, stream: Streaming, state: MessageState, origin: Origin | None = None) -> None:
+        """Put on disk how far a completion has come."""
+        self._store.update_message(stream.message_id, stream.text, state, origin, stream.reasoning)
 
     def _set_pending(self, pending: PendingComparison | None) -> None:
         if pending != self._pending:
             self._pending = pending
             self.comparison_changed.emit(pending)
-
-
-def _ids(turn: _Turn) -> set[str]:
-    return {stream.message_id for stream in turn.streams}
-
-
-def _title_of(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1].rstrip() + "…"

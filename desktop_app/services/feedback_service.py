@@ -204,7 +204,9 @@ class FeedbackService(QObject):
             above = self._chats.message(parent)
             history.insert(0, Message(above.role, above.content))
             parent = above.parent_id
-        sent = message.origin.sampling.get("system_prompt") if message.origin else None
+        sampling = message.origin.sampling if message.origin else {}
+        sent = sampling.get("system_prompt")
+        del history[: sampling.get("left_out_messages", 0)]
         return _with_system(history, self.system_prompt if sent is None else sent)
 
     def _finish(self, offer: UndoOffer, added: list[str], removed: list[str]) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal
 
 from desktop_app.storage.database import Database, now
 from finetune.contract.records import Origin
@@ -21,17 +21,48 @@ MessageState = Literal["partial", "done", "stopped", "interrupted"]
 died while it was written."""
 
 
+Overflow = Literal["drop", "stop", "summarise"]
+"""What happens when a conversation outgrows the context."""
+
+
 @dataclass(frozen=True)
 class Conversation:
+    """A conversation, and how much of it the model sees.
+
+    Attributes:
+        seen_from: the first message that the model saw last time; None if it saw all.
+        summary: what stands for the messages up to ``summarised_to``.
+        context_used: tokens of the context that were taken last time.
+    """
+
     id: str
     title: str
     updated_at: str
     current_message_id: str | None
+    overflow: Overflow = "drop"
+    seen_from: str | None = None
+    summary: str = ""
+    summarised_to: str | None = None
+    context_used: int = 0
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What a model thought before it answered, and for how long."""
+
+    text: str = ""
+    seconds: float = 0.0
+
+
+NO_REASONING: Final = Reasoning()
 
 
 @dataclass(frozen=True)
 class StoredMessage:
-    """A message with its place among its siblings (``sibling_index`` counts from 0)."""
+    """A message with its place among its siblings (``sibling_index`` counts from 0).
+
+    ``content`` is the answer alone: it is what is sent again, searched, judged and learned.
+    """
 
     id: str
     conversation_id: str
@@ -43,6 +74,7 @@ class StoredMessage:
     created_at: str
     sibling_index: int = 0
     sibling_count: int = 1
+    reasoning: Reasoning = NO_REASONING
 
 
 @dataclass(frozen=True)
@@ -92,6 +124,25 @@ class ChatStore:
 
     def restore(self, conversation_id: str) -> None:
         self._set(conversation_id, "deleted_at", None)
+
+    def set_overflow(self, conversation_id: str, overflow: Overflow) -> None:
+        self._set(conversation_id, "overflow", overflow)
+
+    def set_summary(self, conversation_id: str, text: str, to_message_id: str) -> None:
+        """Keep what stands for the messages up to this one."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE conversations SET summary = ?, summarised_to = ? WHERE id = ?",
+                (text, to_message_id, conversation_id),
+            )
+
+    def set_context(self, conversation_id: str, used: int, seen_from: str | None) -> None:
+        """Keep how many tokens were taken, and where what the model saw begins."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE conversations SET context_used = ?, seen_from = ? WHERE id = ?",
+                (used, seen_from, conversation_id),
+            )
 
     def search(self, text: str, limit: int = 50) -> list[SearchHit]:
         """Messages that contain ``text``, best first; works inside Korean words."""
@@ -152,14 +203,31 @@ class ChatStore:
         return self.message(message_id)
 
     def update_message(
-        self, message_id: str, content: str, state: MessageState, origin: Origin | None = None
+        self,
+        message_id: str,
+        content: str,
+        state: MessageState,
+        origin: Origin | None = None,
+        reasoning: Reasoning = NO_REASONING,
     ) -> None:
         """Store how far a completion has come."""
+        thought = (reasoning.text, reasoning.seconds) if reasoning.text else (None, None)
         with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE messages SET content = ?, state = ?, origin = coalesce(?, origin)"
-                " WHERE id = ?",
-                (content, state, _origin_json(origin), message_id),
+                "UPDATE messages SET content = ?, state = ?, origin = coalesce(?, origin),"
+                " reasoning = ?, reasoning_seconds = ? WHERE id = ?",
+                (content, state, _origin_json(origin), *thought, message_id),
+            )
+
+    def add_to_origin(self, message_id: str, name: str, value: int) -> None:
+        """Add to what is known of how a completion was made, if anything is."""
+        origin = self.message(message_id).origin
+        if origin is None:
+            return
+        origin = replace(origin, sampling={**origin.sampling, name: value})
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE messages SET origin = ? WHERE id = ?", (_origin_json(origin), message_id)
             )
 
     def message(self, message_id: str) -> StoredMessage:
@@ -230,6 +298,7 @@ class ChatStore:
             created_at=row["created_at"],
             sibling_index=ids.index(row["id"]),
             sibling_count=len(ids),
+            reasoning=Reasoning(row["reasoning"] or "", row["reasoning_seconds"] or 0.0),
         )
 
     def _set(self, conversation_id: str, column: str, value: str | None) -> None:
@@ -240,7 +309,17 @@ class ChatStore:
 
 
 def _conversation(row: Any) -> Conversation:
-    return Conversation(row["id"], row["title"], row["updated_at"], row["current_message_id"])
+    return Conversation(
+        row["id"],
+        row["title"],
+        row["updated_at"],
+        row["current_message_id"],
+        row["overflow"],
+        row["seen_from"],
+        row["summary"],
+        row["summarised_to"],
+        row["context_used"],
+    )
 
 
 def _origin_json(origin: Origin | None) -> str | None:

@@ -256,8 +256,28 @@ def _v1_to_v2_search(connection: sqlite3.Connection) -> None:
     )
 
 
+def _v2_to_v3_reasoning(connection: sqlite3.Connection) -> None:
+    """What a model thought before it answered: kept beside the answer, which is what counts."""
+    connection.execute("ALTER TABLE messages ADD COLUMN reasoning TEXT")
+    connection.execute("ALTER TABLE messages ADD COLUMN reasoning_seconds REAL")
+
+
+def _v3_to_v4_context(connection: sqlite3.Connection) -> None:
+    """What a conversation does when it outgrows the context, and what came of it."""
+    for column in (
+        "overflow TEXT NOT NULL DEFAULT 'drop' CHECK (overflow IN ('drop', 'stop', 'summarise'))",
+        "seen_from TEXT",  # the first message that the model saw last time
+        "summary TEXT NOT NULL DEFAULT ''",
+        "summarised_to TEXT",  # the last message that the summary stands for
+        "context_used INTEGER NOT NULL DEFAULT 0",  # tokens, last time
+    ):
+        connection.execute(f"ALTER TABLE conversations ADD COLUMN {column}")
+
+
 _STEPS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
     _create_first_schema,
     _v1_to_v2_search,
+    _v2_to_v3_reasoning,
+    _v3_to_v4_context,
 )
 SCHEMA_VERSION: Final = len(_STEPS)

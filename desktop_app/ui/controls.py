@@ -24,7 +24,7 @@ from PySide6.QtWidgets import (
 from desktop_app.ui.theme import Theme
 
 TextRole = Literal["body", "muted", "small", "strong", "heading", "title", "number"]
-ButtonKind = Literal["primary", "plain", "quiet", "danger"]
+ButtonKind = Literal["primary", "plain", "quiet", "danger", "disclosure"]
 
 
 class TextLabel(QLabel):

@@ -12,15 +12,18 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QStackedLayout, QWidget
 
 from desktop_app.services.chat_service import ChatService, PendingComparison
+from desktop_app.services.conversation_context import ContextMark
 from desktop_app.services.feedback_service import FeedbackService
 from desktop_app.storage.chat_store import StoredMessage
 from desktop_app.ui.comparison_view import ComparisonView
+from desktop_app.ui.context_mark import ContextMarkRow
 from desktop_app.ui.empty_state import EmptyState
 from desktop_app.ui.message_card import CompletionCard, UserCard
 from desktop_app.ui.theme import Theme
 from desktop_app.ui.virtual_list import RowWidget, VirtualList
 
 _COMPARISON: Final = "comparison:"
+_MARK: Final = "mark:"
 _CHROME: Final = 60
 """Height of a card beyond its text."""
 
@@ -49,6 +52,7 @@ class ConversationView(QWidget):
         self._last_id = ""
         self._pending: PendingComparison | None = None
         self._ready: PendingComparison | None = None
+        self._mark: ContextMark | None = None
         self._conversation = ""
         self.list = VirtualList(self._make_row, self._estimate, theme)
         self.empty = EmptyState(theme)
@@ -59,9 +63,11 @@ class ConversationView(QWidget):
         chat.conversation_opened.connect(self._on_opened)
         chat.path_changed.connect(self._on_path_changed)
         chat.text_appended.connect(self._on_text)
+        chat.reasoning_appended.connect(self._on_reasoning)
         chat.message_changed.connect(self._on_message_changed)
         chat.busy_changed.connect(self._refresh_rows)
         chat.prompt_progress.connect(self._on_progress)
+        chat.summarising_changed.connect(self._on_summarising)
         chat.comparison_ready.connect(self._on_ready)
         feedback.message_changed.connect(self._on_feedback)
         if chat.current_conversation:
@@ -95,6 +101,13 @@ class ConversationView(QWidget):
             row.append_text(message_id, text)
         self.list.row_changed(key)
 
+    def _on_reasoning(self, message_id: str, text: str) -> None:
+        """In a comparison nothing is shown of it: what is compared are the answers."""
+        row = self.list.row(self._key_of(message_id))
+        if isinstance(row, CompletionCard):
+            row.append_reasoning(text)
+            self.list.row_changed(message_id)
+
     def _on_message_changed(self, message_id: str) -> None:
         key = self._key_of(message_id)
         row = self.list.row(key)
@@ -113,6 +126,11 @@ class ConversationView(QWidget):
             row.set_progress(done, total)
         elif isinstance(row, CompletionCard):
             row.indicator.set_progress(done, total)
+
+    def _on_summarising(self, is_summarising: bool) -> None:
+        row = self.list.row(self._key_of(self._last_id))
+        if isinstance(row, CompletionCard):
+            row.indicator.set_summarising(is_summarising)
 
     def _on_ready(self, pending: PendingComparison) -> None:
         self._ready = pending
@@ -141,6 +159,13 @@ class ConversationView(QWidget):
         keys = [message.id for message in messages]
         if pending is not None and self._last_id in pending.message_ids:
             keys[-1] = _key_of_comparison(pending)
+        self._mark = self._chat.context.mark(self._conversation)
+        if self._mark is not None and self._mark.before in keys:
+            mark = _MARK + self._mark.before
+            keys.insert(keys.index(self._mark.before), mark)
+            row = self.list.row(mark)
+            if isinstance(row, ContextMarkRow):
+                row.show_mark(self._mark)
         self.list.set_keys(keys)
         self._refresh_rows()
         self._stack.setCurrentWidget(self.list if messages else self.empty)
@@ -167,6 +192,9 @@ class ConversationView(QWidget):
             if self._ready == self._pending:
                 comparison.set_ready()
             return comparison
+        if key.startswith(_MARK):
+            assert self._mark is not None
+            return ContextMarkRow(self._theme, self._mark)
         message = self._messages[key]
         if message.role == "user":
             card = UserCard(self._chat, self._theme, message)
@@ -180,6 +208,8 @@ class ConversationView(QWidget):
         """A guess that the first showing replaces."""
         if key.startswith(_COMPARISON):
             return 300
+        if key.startswith(_MARK):
+            return _CHROME
         text = self._messages[key].content
         metrics = self.fontMetrics()
         characters = max(20, width // max(1, metrics.averageCharWidth()))

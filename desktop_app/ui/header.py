@@ -4,34 +4,48 @@ from __future__ import annotations
 
 from typing import Final
 
-from PySide6.QtCore import QEvent, QRectF, Qt, Signal
-from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtCore import QEvent, QRectF, Qt, QTimer, Signal
+from PySide6.QtGui import (
+    QAction,
+    QActionGroup,
+    QColor,
+    QFontMetrics,
+    QPainter,
+    QPaintEvent,
+    QResizeEvent,
+)
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QVBoxLayout, QWidget
 
+from desktop_app.services.conversation_context import ContextUse
 from desktop_app.services.engine_service import EngineState
+from desktop_app.storage.chat_store import Overflow
 from desktop_app.ui.controls import Button, ElidedLabel, IconButton, TextLabel, restyle
 from desktop_app.ui.theme import Theme
 
 ROOM_FOR_WORDS: Final = (620, 480, 380)
 """Narrower than these, the words of the badge, of the panel's button, and the badge go."""
 NEARLY_FULL: Final = 0.85
+PATIENCE_MS: Final = 400
+"""A load that takes longer can be cancelled; a button for less would only flicker."""
+_MIB: Final = 1 << 20
+_POLICIES: Final[tuple[Overflow, ...]] = ("drop", "summarise", "stop")
 
 
 class ContextMeter(QWidget):
-    """How much of what the model can see at once is used."""
+    """How much of what the model can see at once is used, and kept for its answer."""
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._theme = theme
-        self._used = self._total = self._dropped = 0
+        self._use = ContextUse()
         theme.changed.connect(self._fit)
         self._fit()
-        self.set_context(0, 0, 0)
+        self.set_context(self._use)
 
-    def set_context(self, used: int, total: int, dropped: int) -> None:
-        """Tokens of the last prompt, room for tokens, messages that did not fit."""
-        self._used, self._total, self._dropped = used, total, dropped
-        self.setVisible(total > 0)
+    def set_context(self, use: ContextUse) -> None:
+        """What the open conversation takes."""
+        self._use = use
+        self.setVisible(use.total > 0)
         self._retranslate()
         self.update()
 
@@ -45,8 +59,9 @@ class ContextMeter(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setFont(self._theme.font(tokens.font_small))
-        painter.setPen(QColor(tokens.warning if self._dropped else tokens.text_muted))
-        text = f"{_short(self._used)} / {_short(self._total)}"
+        use = self._use
+        painter.setPen(QColor(tokens.warning if use.unseen else tokens.text_muted))
+        text = f"{_short(use.used)} / {_short(use.total)}"
         painter.drawText(
             self.rect().adjusted(0, 0, 0, -6),
             Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter,
@@ -56,10 +71,16 @@ class ContextMeter(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(tokens.surface_sunken))
         painter.drawRoundedRect(bar, 2, 2)
-        share = min(1.0, self._used / self._total) if self._total else 0.0
-        is_full = self._dropped > 0 or share > NEARLY_FULL
+        total = max(1, use.total)
+        share = min(1.0, use.used / total)
+        # What is kept for the answer is the pale end of the bar.
+        full = bar.width()
+        kept = full * min(1.0, use.reserved / total)
+        painter.setBrush(QColor(tokens.border))
+        painter.drawRoundedRect(QRectF(full - kept, bar.y(), kept, bar.height()), 2, 2)
+        is_full = use.unseen > 0 or share > NEARLY_FULL
         painter.setBrush(QColor(tokens.warning if is_full else tokens.accent))
-        bar.setWidth(bar.width() * share)
+        bar.setWidth(full * share)
         if share > 0:
             painter.drawRoundedRect(bar, 2, 2)
 
@@ -69,11 +90,12 @@ class ContextMeter(QWidget):
         self.update()
 
     def _retranslate(self) -> None:
-        text = self.tr("The model sees {0} of at most {1} tokens of this conversation.").format(
-            f"{self._used:,}", f"{self._total:,}"
-        )
-        if self._dropped:
-            text += " " + self.tr("%n earlier message(s) no longer fit.", "", self._dropped)
+        use = self._use
+        text = self.tr(
+            "Of {0} tokens, {1} are used, {2} are kept for the answer and {3} are free."
+        ).format(f"{use.total:,}", f"{use.used:,}", f"{use.reserved:,}", f"{use.free:,}")
+        if use.unseen:
+            text += " " + self.tr("%n earlier message(s) no longer fit.", "", use.unseen)
         self.setToolTip(text)
         self.setAccessibleName(self.tr("Context"))
         self.setAccessibleDescription(text)
@@ -123,13 +145,15 @@ class PrivacyBadge(QWidget):
 
 
 class ModelStatus(QWidget):
-    """A dot and a few words about the model; a button where it has to be restarted.
+    """A few words about the model; a button where it has to be restarted or takes long to load.
 
     Signals:
         restart_requested.
+        cancel_requested: the person does not want to wait for it.
     """
 
     restart_requested = Signal()
+    cancel_requested = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -139,16 +163,29 @@ class ModelStatus(QWidget):
         self._words = ElidedLabel("small")
         self.restart = Button("quiet")
         self.restart.hide()
+        self.cancel = Button("quiet")
+        self.cancel.hide()
+        self._patience = QTimer(self)
+        self._patience.setSingleShot(True)
+        self._patience.setInterval(PATIENCE_MS)
+        self._patience.timeout.connect(self._offer_to_cancel)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(8)
         row.addWidget(self._words, 1)
         row.addWidget(self.restart)
+        row.addWidget(self.cancel)
         self.restart.clicked.connect(self.restart_requested)
+        self.cancel.clicked.connect(self.cancel_requested)
         self._retranslate()
 
     def set_state(self, state: EngineState) -> None:
         self._state = state
+        if not self._is_loading():
+            self._patience.stop()
+            self.cancel.hide()
+        elif self.cancel.isHidden() and not self._patience.isActive():
+            self._patience.start()
         self._retranslate()
 
     def set_narrow(self, narrow: bool) -> None:
@@ -176,15 +213,39 @@ class ModelStatus(QWidget):
             words = self.tr("{0} · ready").format(name) if name else self.tr("Ready")
         elif self._state.status == "failed":
             words, tone = self.tr("The model is not running"), "negative"
+        elif self._state.status == "checking":
+            words = self.tr("Checking the model's file… {0} %").format(
+                round(self._state.fraction * 100)
+            )
         elif self._state.fraction > 0:
             words = self.tr("Loading the model… {0} %").format(round(self._state.fraction * 100))
         else:
             words = self.tr("Loading the model…")
         self._words.setText(words)
+        self._words.setToolTip(self._memory())
+        self._words.setAccessibleDescription(self._memory())
         self._words.setProperty("tone", tone)
         restyle(self._words)
         self.restart.setText(self.tr("Restart model"))
+        self.cancel.setText(self.tr("Cancel"))
+        self.cancel.setAccessibleName(self.tr("Stop loading the model"))
         self.set_narrow(self._is_narrow)
+
+    def _is_loading(self) -> bool:
+        return self._state.status in ("checking", "loading")
+
+    def _offer_to_cancel(self) -> None:
+        self.cancel.setVisible(self._is_loading())
+
+    def _memory(self) -> str:
+        """What a ready model takes, as a sum."""
+        need = self._state.need
+        if need is None:
+            return ""
+        sizes = (need.total, need.weights, need.cells, need.work + need.adapters)
+        return self.tr(
+            "It takes about {0} MB of memory: weights {1} + context {2} + work space {3}."
+        ).format(*(f"{-(-size // _MIB):,}" for size in sizes))
 
 
 class Header(QFrame):
@@ -192,12 +253,14 @@ class Header(QFrame):
 
     Signals:
         sidebar_toggled, panel_toggled, rename_requested, delete_requested.
+        overflow_chosen(Overflow): what happens when the conversation outgrows the context.
     """
 
     sidebar_toggled = Signal()
     panel_toggled = Signal()
     rename_requested = Signal()
     delete_requested = Signal()
+    overflow_chosen = Signal(str)
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -216,6 +279,17 @@ class Header(QFrame):
         menu = QMenu(self)
         self._rename = menu.addAction("")
         self._delete = menu.addAction("")
+        menu.addSeparator()
+        self.overflow_menu = menu.addMenu("")
+        group = QActionGroup(self)
+        self.overflow_actions: dict[Overflow, QAction] = {}
+        for policy in _POLICIES:
+            action = self.overflow_menu.addAction("")
+            action.setCheckable(True)
+            action.setData(policy)
+            group.addAction(action)
+            self.overflow_actions[policy] = action
+        group.triggered.connect(self._choose_overflow)
         self.more.setMenu(menu)
         self.more.setPopupMode(IconButton.ToolButtonPopupMode.InstantPopup)
 
@@ -244,6 +318,10 @@ class Header(QFrame):
         self._title_text = title
         self.title.setText(title or self.tr("New conversation"))
 
+    def set_overflow(self, overflow: Overflow) -> None:
+        """What the open conversation does when it outgrows the context."""
+        self.overflow_actions[overflow].setChecked(True)
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         self._make_room()
@@ -252,6 +330,9 @@ class Header(QFrame):
         if event.type() == QEvent.Type.LanguageChange:
             self._retranslate()
         super().changeEvent(event)
+
+    def _choose_overflow(self, action: QAction) -> None:
+        self.overflow_chosen.emit(action.data())
 
     def _make_room(self) -> None:
         badge_words, button_words, badge = (
@@ -271,6 +352,14 @@ class Header(QFrame):
         self.more.set_name(self.tr("More about this conversation"))
         self._rename.setText(self.tr("Rename"))
         self._delete.setText(self.tr("Delete"))
+        self.overflow_menu.setTitle(self.tr("When it gets too long for the model"))
+        policies = {
+            "drop": self.tr("Leave out the oldest messages"),
+            "summarise": self.tr("Summarise the oldest messages"),
+            "stop": self.tr("Stop and tell me"),
+        }
+        for policy, action in self.overflow_actions.items():
+            action.setText(policies[policy])
         self.panel_button.setText(self.tr("Learning"))
         self.panel_button.set_name(self.tr("Show or hide the learning panel"), "Ctrl+L")
 

@@ -24,10 +24,11 @@ from PySide6.QtWidgets import (
 
 from desktop_app.paths import Profile
 from desktop_app.services.chat_service import ChatService
-from desktop_app.services.engine_service import EngineState
+from desktop_app.services.engine_service import EngineState, Refused
 from desktop_app.services.feedback_service import FeedbackService, UndoOffer
 from desktop_app.services.learning_service import LearningService
 from desktop_app.settings import Settings
+from desktop_app.storage.chat_store import Overflow
 from desktop_app.ui.chat_page import ChatPage
 from desktop_app.ui.controls import IconButton, confirm
 from desktop_app.ui.conversation_list import ConversationList
@@ -156,6 +157,8 @@ class MainWindow(QMainWindow):
     def show_problem(self, message: str, hint: str = "") -> None:
         """Also the last stop of an exception nobody expected."""
         state = self._chat.engine.state
+        if state.refused is not None and message == state.refused.message:
+            return  # it has a notice of its own, with buttons
         if state.status == "failed" and message == state.message:
             self._show_engine_failure(f"{message} {hint}".strip())
             return
@@ -262,6 +265,8 @@ class MainWindow(QMainWindow):
         self._draft_timer.timeout.connect(self._save_state)
         self.conversations.deleted.connect(self._on_deleted)
         self.header.status.restart_requested.connect(self._restart_model)
+        self.header.status.cancel_requested.connect(chat.engine.cancel_load)
+        self.header.overflow_chosen.connect(self._choose_overflow)
         self.header.sidebar_toggled.connect(self.toggle_sidebar)
         self.header.panel_toggled.connect(self.toggle_panel)
         self.header.rename_requested.connect(self._rename_open)
@@ -276,6 +281,8 @@ class MainWindow(QMainWindow):
     def _on_opened(self, conversation_id: str) -> None:
         self.composer.show_conversation(conversation_id)
         self._show_title()
+        if conversation_id:
+            self.header.set_overflow(self._chat.context.overflow(conversation_id))
 
     def _show_title(self) -> None:
         titles = {c.id: c.title for c in self._chat.conversations()}
@@ -290,10 +297,39 @@ class MainWindow(QMainWindow):
         self.header.status.set_state(state)
         self.composer.set_ready(state.status == "ready")
         self._show_version()
-        if state.status == "failed":
+        if state.refused is not None and state.status in ("ready", "failed"):
+            self._show_refusal(state.refused, is_ready=state.status == "ready")
+        elif state.status == "failed":
             self._show_engine_failure(state.message)
-        elif state.status == "ready":
+        elif state.refused is None:
             self.notices.dismiss("engine")
+
+    def _show_refusal(self, refused: Refused, *, is_ready: bool) -> None:
+        """Why a model was not loaded, and what can be done about it."""
+        if refused.reason == "does_not_fit":
+            hint = self.tr("Close other programs, choose a smaller model, or load it anyway.")
+            actions = [Action(self.tr("Load anyway"), self._load_anyway)]
+        elif refused.reason == "crashed":
+            hint = self.tr("It is not loaded by itself any more.")
+            actions = [Action(self.tr("Try again"), self._load_anyway)]
+        else:
+            hint = self.tr("No model is loaded now.")
+            actions = [Action(self.tr("Load it after all"), self._load_anyway)]
+        if is_ready:
+            hint = self.tr("The model before is used instead.")
+        bundled = self._learning.versions()[0].version_id
+        if not is_ready and (refused.model.version_id != bundled or self._chat.engine.fallback):
+            actions.append(Action(self.tr("Use the bundled model"), self._use_bundled))
+        self.notices.show_notice(
+            "engine", in_our_language(refused.message), hint, kind="problem", actions=actions
+        )
+
+    def _use_bundled(self) -> None:
+        engine = self._chat.engine
+        if engine.fallback is not None:
+            engine.load(engine.fallback)
+        else:
+            self._learning.activate(self._learning.versions()[0].version_id)
 
     def _show_engine_failure(self, why: str) -> None:
         self.notices.show_notice(
@@ -362,6 +398,12 @@ class MainWindow(QMainWindow):
         self.notices.dismiss("engine")
         self.notices.dismiss("problem")
         self._chat.engine.restart()
+
+    def _load_anyway(self) -> None:
+        self._chat.engine.load_anyway()
+
+    def _choose_overflow(self, overflow: Overflow) -> None:
+        self._chat.context.set_overflow(self._chat.current_conversation, overflow)
 
     def _rename_open(self) -> None:
         self.show_sidebar(True)

@@ -71,6 +71,7 @@ class WritingIndicator(QWidget):
         self._theme = theme
         self._beat = 0
         self._percent = -1
+        self._is_summarising = False
         self._label = TextLabel("small", wrap=False)
         row = QHBoxLayout(self)
         row.setContentsMargins(34, 0, 0, 0)
@@ -85,6 +86,11 @@ class WritingIndicator(QWidget):
     def set_progress(self, done: int, total: int) -> None:
         """How much of the prompt has been read; all of it means writing."""
         self._percent = -1 if done >= total else 100 * done // total
+        self._retranslate()
+
+    def set_summarising(self, is_summarising: bool) -> None:
+        """Older messages are being summarised before the answer is written."""
+        self._is_summarising = is_summarising
         self._retranslate()
 
     def sizeHint(self) -> QSize:
@@ -118,7 +124,9 @@ class WritingIndicator(QWidget):
         self.update()
 
     def _retranslate(self) -> None:
-        if self._percent >= 0:
+        if self._is_summarising:
+            text = self.tr("Summarising earlier messages…")
+        elif self._percent >= 0:
             text = self.tr("Reading your message… {0} %").format(self._percent)
         else:
             text = self.tr("Writing…")

@@ -27,6 +27,7 @@ from desktop_app.ui.message_actions import (
     small_icon_button,
 )
 from desktop_app.ui.message_view import MessageView
+from desktop_app.ui.reasoning_view import ReasoningView
 from desktop_app.ui.theme import Theme
 from desktop_app.ui.virtual_list import OUTSET, RowWidget
 
@@ -166,6 +167,7 @@ class CompletionCard(RowWidget):
         self._chat = chat
         self._feedback = feedback
         self._message = message
+        self.reasoning = ReasoningView(theme, self)
         self.view = MessageView(theme, self)
         self.indicator = WritingIndicator(theme, self)
         self._note, note_row = action_row(self)
@@ -209,8 +211,13 @@ class CompletionCard(RowWidget):
         self._compare.clicked.connect(self._compare_two)
         self._siblings.stepped.connect(self._show_sibling)
         self.corrected.clicked.connect(self.begin_correction)
+        self.reasoning.height_changed.connect(self.height_changed)
         self.view.height_changed.connect(self.height_changed)
-        self.view.set_markdown(message.content, is_complete=message.state != "partial")
+        is_partial = message.state == "partial"
+        self.reasoning.show_reasoning(
+            message.reasoning, is_thinking=is_partial and not message.content
+        )
+        self.view.set_markdown(message.content, is_complete=not is_partial)
         self._retranslate()
         self.refresh(message)
 
@@ -223,6 +230,7 @@ class CompletionCard(RowWidget):
         self._message = message
         is_partial = message.state == "partial"
         if not is_partial:
+            self.reasoning.show_reasoning(message.reasoning, is_thinking=False)
             if message.content != self.view.raw:
                 self.view.set_markdown(message.content)
             else:
@@ -236,7 +244,18 @@ class CompletionCard(RowWidget):
 
     def append_text(self, text: str) -> None:
         """More of the completion."""
+        if self.reasoning.text and not self.view.raw:  # the first word after the thought
+            reasoning = self._chat.message(self._message.id).reasoning
+            self.reasoning.show_reasoning(reasoning, is_thinking=False)
         self.view.append_text(text)
+
+    def append_reasoning(self, text: str) -> None:
+        """More of what is thought before the completion."""
+        self.reasoning.append_text(text)
+
+    @property
+    def _has_text(self) -> bool:
+        return bool(self._message.content.strip() or self._message.reasoning.text)
 
     def refresh_feedback(self) -> None:
         """What stands against this message now."""
@@ -275,10 +294,11 @@ class CompletionCard(RowWidget):
         has_note = self._message.state in ("stopped", "interrupted")
         shown: list[QWidget] = []
         for widget, is_shown in (
+            (self.reasoning, bool(self.reasoning.text)),
             (self.view, bool(self.view.raw)),
             (self._note, has_note),
             (self.indicator, is_partial),
-            (self._actions, not is_partial and bool(self._message.content)),
+            (self._actions, not is_partial and self._has_text),
             (self.editor, True),
         ):
             if widget is not None:
@@ -336,13 +356,13 @@ class CompletionCard(RowWidget):
     def _retranslate_note(self) -> None:
         if self._message.state == "stopped":
             text = self.tr("Stopped")
-        elif self._message.content.strip():
+        elif self._has_text:
             text = self.tr("The model stopped while writing this.")
         else:
             text = self.tr("The model stopped before it wrote anything.")
         self._note_text.setText(text)
         was_cut_off = self._message.state in ("stopped", "interrupted")
-        self.go_on.setVisible(was_cut_off and bool(self._message.content.strip()))
+        self.go_on.setVisible(was_cut_off and self._has_text)
         self.again.setVisible(self._message.state == "interrupted")
 
     def _retranslate(self) -> None:
@@ -371,7 +391,7 @@ def _stack(widgets: Sequence[QWidget], width: int) -> int:
         left, full = OUTSET, content
         if isinstance(widget, MessageView):
             height = widget.fit(content)
-        elif isinstance(widget, CorrectionEditor):
+        elif isinstance(widget, CorrectionEditor | ReasoningView):
             height = widget.arrange(content)
         else:
             height = max(ROW_HEIGHT, widget.sizeHint().height())

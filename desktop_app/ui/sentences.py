@@ -76,6 +76,28 @@ TEMPLATES: Final = (
         )
     ),
     str(QT_TRANSLATE_NOOP("Sentences", "There is not enough memory for this.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "{0} needs {1} MB of memory (weights {2} + context {3} + work space {4}), "
+            "and only {5} MB are free for it.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "Loading was stopped.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The model's file is still being read.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Try again in a moment.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "This conversation is {0} tokens long, and the model can read {1} at once.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "Begin a new one, or let the oldest turns be left out.",
+        )
+    ),
     str(QT_TRANSLATE_NOOP("Sentences", "No model is loaded.")),
     str(QT_TRANSLATE_NOOP("Sentences", "There is nothing to answer.")),
     str(
@@ -89,6 +111,49 @@ TEMPLATES: Final = (
         QT_TRANSLATE_NOOP(
             "Sentences",
             "The model failed while it was computing; the log says more.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "This model gives no hidden states, so it cannot score.")),
+    str(
+        QT_TRANSLATE_NOOP("Sentences", "{0} holds no reward model, so it cannot score completions.")
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The reward model {0} was made for another model.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "With its prompt a completion is {0} tokens long, and the model can read {1} at once.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The completions are too long to be scored together.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Scoring was stopped.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The grammar cannot be used: {0}.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The JSON schema cannot be used: {0}.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "A completion can follow a grammar or a JSON schema, not both.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP("Sentences", "The sampling setting {0} must be from {1} to {2}, not {3}.")
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The logit bias of {0} must be a finite number, not {1}; -100 is as good as never.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "There is a logit bias for token {0}, but the tokens of this model are 0 to {1}.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "There is a logit bias for {0}, but that is {1} tokens of this model; a bias is "
+            "for exactly one.",
         )
     ),
     str(QT_TRANSLATE_NOOP("Sentences", "llama.cpp could not load {0}.")),

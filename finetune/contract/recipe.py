@@ -24,6 +24,7 @@ _LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "value_warmup_steps": (0, math.inf),
     "missing_end_score": (-math.inf, math.inf),
     "temperature": (0.05, 10.0),
+    "weight_beta": (1e-3, math.inf),
     "kl_target": (1e-6, math.inf),
     "max_grad_norm": (1e-6, math.inf),
     "warmup_fraction": (0.0, 1.0),
@@ -78,6 +79,11 @@ class RewardRecipe:
     """A thumb says less than a choice between two."""
     center_coef: float = 0.01
     """Keeps scores near zero, so that they stay comparable."""
+    margin: float = 0.3
+    """By which the best of a ranking of many has to lie above the worst; neighbours need none."""
+    length_residual: Literal["where_it_holds", "never"] = "where_it_holds"
+    """Take out of the score what length alone explains (Singhal et al. 2023), where the score
+    then still agrees with as many held-out choices: who likes it short may have it short."""
     warmup_fraction: float = 0.1
     max_grad_norm: float = 1.0
     min_accuracy: float = 0.5
@@ -86,8 +92,16 @@ class RewardRecipe:
 
 @dataclass(frozen=True)
 class PpoRecipe:
-    """PPO with GAE, clipping and a KL penalty to the SFT model (Schulman et al. 2017)."""
+    """Practice against the reward model: PPO with GAE, clipping and a KL penalty to the SFT model
+    (Schulman et al. 2017), or one of two simpler ways within the same KL budget."""
 
+    method: Literal["ppo", "raft", "rwr"] = "ppo"
+    """``raft`` learns the best of each prompt's samples (Dong et al. 2023), ``rwr`` all of them
+    weighted by exp(reward / weight_beta) (Peters & Schaal 2007)."""
+    weight_beta: float = 0.5
+    """Of ``rwr``: towards 0 only the best sample counts, towards infinity all count alike."""
+    weighted_completions: int = 4
+    """Samples of a prompt that ``raft`` and ``rwr`` weigh against each other."""
     lora: LoraRecipe = field(default_factory=lambda: LoraRecipe(rank=8, alpha=16.0))
     steps: int = 30
     """Rollout batches at most; the KL budget ends it earlier."""
@@ -129,6 +143,11 @@ class PpoRecipe:
     value_warmup_steps: int = 2
     """Rollout batches on which only the value head learns."""
     max_grad_norm: float = 1.0
+
+    @property
+    def copies(self) -> int:
+        """Completions sampled for each prompt."""
+        return self.completions_per_prompt if self.method == "ppo" else self.weighted_completions
 
 
 @dataclass(frozen=True)

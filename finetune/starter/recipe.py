@@ -33,9 +33,9 @@ class StarterRecipe:
     context: int = 1024
     """Positions the file promises; the last part of pretraining really trains all of them."""
 
-    minutes: float = 100.0
+    minutes: float = 105.0
     """Training time for both stages; the number of steps follows from the speed."""
-    pretrain_share: float = 0.6
+    pretrain_share: float = 0.675
     """Of the time."""
     tokens_per_step: int = 8192
     """Far below the critical batch at these losses, yet large enough to hide Muon's own cost."""

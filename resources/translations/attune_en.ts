@@ -26,6 +26,16 @@
     </message>
 </context>
 <context>
+    <name>ContextMarkRow</name>
+    <message numerus="yes">
+        <source>The model no longer sees the %n message(s) above.</source>
+        <translation>
+            <numerusform>The model no longer sees the message above.</numerusform>
+            <numerusform>The model no longer sees the %n messages above.</numerusform>
+        </translation>
+    </message>
+</context>
+<context>
     <name>ContextMeter</name>
     <message numerus="yes">
         <source>%n earlier message(s) no longer fit.</source>

@@ -11,6 +11,14 @@
         <source>Your message is kept. Restart the model and ask for the answer again.</source>
         <translation>메시지는 보관했어요. 모델을 다시 시작한 뒤 답변을 다시 요청해 주세요.</translation>
     </message>
+    <message>
+        <source>Summary of the conversation so far:</source>
+        <translation>지금까지의 대화 요약:</translation>
+    </message>
+    <message>
+        <source>Summarise our conversation up to here in a few sentences. Keep names, numbers, wishes and decisions. Write only the summary.</source>
+        <translation>여기까지의 대화를 몇 문장으로 요약해 주세요. 이름, 숫자, 바라는 점, 정한 것은 그대로 남겨 주세요. 요약만 써 주세요.</translation>
+    </message>
 </context>
 <context>
     <name>CollectedCard</name>
@@ -211,10 +219,23 @@
     </message>
 </context>
 <context>
+    <name>ContextMarkRow</name>
+    <message>
+        <source>The model reads this summary of the messages above:</source>
+        <translation>모델은 위의 메시지 대신 이 요약을 읽어요:</translation>
+    </message>
+    <message numerus="yes">
+        <source>The model no longer sees the %n message(s) above.</source>
+        <translation>
+            <numerusform>모델은 이제 위의 메시지 %n개를 보지 못해요.</numerusform>
+        </translation>
+    </message>
+</context>
+<context>
     <name>ContextMeter</name>
     <message>
-        <source>The model sees {0} of at most {1} tokens of this conversation.</source>
-        <translation>모델이 이 대화에서 최대 {1}토큰 가운데 {0}토큰을 보고 있어요.</translation>
+        <source>Of {0} tokens, {1} are used, {2} are kept for the answer and {3} are free.</source>
+        <translation>토큰 {0}개 가운데 {1}개를 썼고, {2}개는 답변용으로 남겨 두었고, {3}개가 비어 있어요.</translation>
     </message>
     <message numerus="yes">
         <source>%n earlier message(s) no longer fit.</source>
@@ -328,6 +349,14 @@
     <message>
         <source>Restart the model and ask for the answer again.</source>
         <translation>모델을 다시 시작한 뒤 답변을 다시 요청해 주세요.</translation>
+    </message>
+    <message>
+        <source>This model has ended the engine twice while it was being loaded.</source>
+        <translation>이 모델은 불러오는 동안 엔진을 두 번 멈추게 했어요.</translation>
+    </message>
+    <message>
+        <source>The model before is used again.</source>
+        <translation>이전 모델을 다시 사용해요.</translation>
     </message>
     <message>
         <source>Choose another model version.</source>
@@ -463,6 +492,22 @@
         <translation>삭제</translation>
     </message>
     <message>
+        <source>When it gets too long for the model</source>
+        <translation>대화가 모델에 비해 너무 길어지면</translation>
+    </message>
+    <message>
+        <source>Leave out the oldest messages</source>
+        <translation>가장 오래된 메시지 빼기</translation>
+    </message>
+    <message>
+        <source>Summarise the oldest messages</source>
+        <translation>가장 오래된 메시지 요약하기</translation>
+    </message>
+    <message>
+        <source>Stop and tell me</source>
+        <translation>멈추고 알려 주기</translation>
+    </message>
+    <message>
         <source>Learning</source>
         <translation>학습</translation>
     </message>
@@ -580,6 +625,38 @@
         <translation>열어 두기</translation>
     </message>
     <message>
+        <source>Close other programs, choose a smaller model, or load it anyway.</source>
+        <translation>다른 프로그램을 닫거나, 더 작은 모델을 고르거나, 그래도 불러올 수 있어요.</translation>
+    </message>
+    <message>
+        <source>Load anyway</source>
+        <translation>그래도 불러오기</translation>
+    </message>
+    <message>
+        <source>It is not loaded by itself any more.</source>
+        <translation>이제 저절로 불러오지 않아요.</translation>
+    </message>
+    <message>
+        <source>Try again</source>
+        <translation>다시 시도</translation>
+    </message>
+    <message>
+        <source>No model is loaded now.</source>
+        <translation>지금은 불러온 모델이 없어요.</translation>
+    </message>
+    <message>
+        <source>Load it after all</source>
+        <translation>역시 불러오기</translation>
+    </message>
+    <message>
+        <source>The model before is used instead.</source>
+        <translation>대신 이전 모델을 사용해요.</translation>
+    </message>
+    <message>
+        <source>Use the bundled model</source>
+        <translation>기본 모델 사용</translation>
+    </message>
+    <message>
         <source>The model is not running.</source>
         <translation>모델이 실행되고 있지 않아요.</translation>
     </message>
@@ -666,6 +743,10 @@
         <translation>모델이 실행되고 있지 않아요</translation>
     </message>
     <message>
+        <source>Checking the model&apos;s file… {0} %</source>
+        <translation>모델 파일을 확인하는 중… {0}%</translation>
+    </message>
+    <message>
         <source>Loading the model… {0} %</source>
         <translation>모델을 불러오는 중… {0}%</translation>
     </message>
@@ -676,6 +757,18 @@
     <message>
         <source>Restart model</source>
         <translation>모델 다시 시작</translation>
+    </message>
+    <message>
+        <source>Cancel</source>
+        <translation>취소</translation>
+    </message>
+    <message>
+        <source>Stop loading the model</source>
+        <translation>모델 불러오기 중지</translation>
+    </message>
+    <message>
+        <source>It takes about {0} MB of memory: weights {1} + context {2} + work space {3}.</source>
+        <translation>메모리를 약 {0} MB 사용해요: 가중치 {1} + 문맥 {2} + 작업 공간 {3}.</translation>
     </message>
 </context>
 <context>
@@ -717,6 +810,37 @@
     <message>
         <source>Conversations, feedback and training stay here. Nothing is sent anywhere.</source>
         <translation>대화와 피드백, 학습은 모두 이 컴퓨터에 남아요. 어디에도 보내지 않아요.</translation>
+    </message>
+</context>
+<context>
+    <name>ReasoningView</name>
+    <message>
+        <source>What the model thought</source>
+        <translation>모델이 생각한 내용</translation>
+    </message>
+    <message>
+        <source>Thinking…</source>
+        <translation>생각하는 중…</translation>
+    </message>
+    <message>
+        <source>Thought for a moment</source>
+        <translation>잠깐 생각함</translation>
+    </message>
+    <message>
+        <source>Thought for {0} s</source>
+        <translation>{0}초 동안 생각함</translation>
+    </message>
+    <message>
+        <source>Thought for {0} min {1} s</source>
+        <translation>{0}분 {1}초 동안 생각함</translation>
+    </message>
+    <message>
+        <source>Hide it</source>
+        <translation>접기</translation>
+    </message>
+    <message>
+        <source>Show it</source>
+        <translation>펼치기</translation>
     </message>
 </context>
 <context>
@@ -873,6 +997,30 @@
         <translation>메모리가 부족해요.</translation>
     </message>
     <message>
+        <source>{0} needs {1} MB of memory (weights {2} + context {3} + work space {4}), and only {5} MB are free for it.</source>
+        <translation>{0} 모델에는 메모리 {1} MB가 필요한데(가중치 {2} + 문맥 {3} + 작업 공간 {4}), 쓸 수 있는 것은 {5} MB뿐이에요.</translation>
+    </message>
+    <message>
+        <source>Loading was stopped.</source>
+        <translation>불러오기를 멈췄어요.</translation>
+    </message>
+    <message>
+        <source>The model&apos;s file is still being read.</source>
+        <translation>모델 파일을 아직 읽고 있어요.</translation>
+    </message>
+    <message>
+        <source>Try again in a moment.</source>
+        <translation>잠시 뒤에 다시 시도해 주세요.</translation>
+    </message>
+    <message>
+        <source>This conversation is {0} tokens long, and the model can read {1} at once.</source>
+        <translation>이 대화는 토큰 {0}개 길이인데, 모델이 한 번에 읽을 수 있는 것은 {1}개예요.</translation>
+    </message>
+    <message>
+        <source>Begin a new one, or let the oldest turns be left out.</source>
+        <translation>새 대화를 시작하거나, 가장 오래된 차례를 빼도록 바꿔 주세요.</translation>
+    </message>
+    <message>
         <source>No model is loaded.</source>
         <translation>불러온 모델이 없어요.</translation>
     </message>
@@ -891,6 +1039,34 @@
     <message>
         <source>The model failed while it was computing; the log says more.</source>
         <translation>모델이 계산하다가 실패했어요. 자세한 내용은 로그에 있어요.</translation>
+    </message>
+    <message>
+        <source>The grammar cannot be used: {0}.</source>
+        <translation>문법을 사용할 수 없습니다: {0}.</translation>
+    </message>
+    <message>
+        <source>The JSON schema cannot be used: {0}.</source>
+        <translation>JSON 스키마를 사용할 수 없습니다: {0}.</translation>
+    </message>
+    <message>
+        <source>A completion can follow a grammar or a JSON schema, not both.</source>
+        <translation>답변은 문법이나 JSON 스키마 중 하나만 따를 수 있습니다.</translation>
+    </message>
+    <message>
+        <source>The sampling setting {0} must be from {1} to {2}, not {3}.</source>
+        <translation>샘플링 설정 {0}은(는) {1}에서 {2} 사이여야 하며, {3}은(는) 쓸 수 없습니다.</translation>
+    </message>
+    <message>
+        <source>The logit bias of {0} must be a finite number, not {1}; -100 is as good as never.</source>
+        <translation>{0}의 로짓 편향은 유한한 수여야 하며, {1}은(는) 쓸 수 없습니다. -100이면 거의 나오지 않습니다.</translation>
+    </message>
+    <message>
+        <source>There is a logit bias for token {0}, but the tokens of this model are 0 to {1}.</source>
+        <translation>토큰 {0}에 로짓 편향이 있지만, 이 모델의 토큰은 0부터 {1}까지입니다.</translation>
+    </message>
+    <message>
+        <source>There is a logit bias for {0}, but that is {1} tokens of this model; a bias is for exactly one.</source>
+        <translation>{0}에 로짓 편향이 있지만, 이 모델에서는 토큰 {1}개입니다. 편향은 토큰 하나에만 줄 수 있습니다.</translation>
     </message>
     <message>
         <source>llama.cpp could not load {0}.</source>
@@ -1698,6 +1874,10 @@
 </context>
 <context>
     <name>WritingIndicator</name>
+    <message>
+        <source>Summarising earlier messages…</source>
+        <translation>앞선 메시지를 요약하는 중…</translation>
+    </message>
     <message>
         <source>Reading your message… {0} %</source>
         <translation>메시지를 읽고 있어요… {0}%</translation>

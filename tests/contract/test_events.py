@@ -7,6 +7,7 @@ from finetune.contract.events import Event
 
 EVENTS: list[Event] = [
     events.RunStarted("r", ("prepare", "sft"), "CPU", "float32", resumed=True),
+    events.MemoryPlan("blocks", 2_000_000, 300_000, 40_000, 1_000, 16_000_000_000),
     events.StageStarted("ppo", 40),
     events.StepDone("ppo", 1, 40, {"kl": 0.0, "score": -1.5}, 12.5),
     events.StageDone("sft", {"loss": 2.0}),

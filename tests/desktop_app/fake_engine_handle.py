@@ -6,8 +6,6 @@ threads, no waiting.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from desktop_app.inference.engine import (
     EngineDied,
     Event,
@@ -37,6 +35,7 @@ class FakeEngineHandle:
     def __init__(self, chat: ChatService) -> None:
         self._chat = chat
         self._texts: list[str] = []
+        self._thoughts: list[str] = []
         self.is_running = False
         self.request: Generate | None = None
         self.is_stopped = False
@@ -44,15 +43,22 @@ class FakeEngineHandle:
     def start(self) -> None:
         self.is_running = True
 
-    def load(self, model: ModelRef) -> None:
+    def load(self, model: ModelRef, *, anyway: bool = False) -> None:
         self._tell(ModelReady(model.version_id, "Fake", 4096, "chatml", 0.0))
+
+    def cancel_load(self) -> None:
+        """Nothing takes long here."""
 
     def generate(self, request: Generate) -> None:
         self.request = request
         self._texts = [""] * len(request.streams)
+        self._thoughts = [""] * len(request.streams)
 
     def stop(self, request: Stop) -> None:
         self.is_stopped = True
+
+    def forget(self) -> None:
+        """Nothing is computed here."""
 
     def close(self) -> None:
         self.is_running = False
@@ -68,17 +74,27 @@ class FakeEngineHandle:
         self._texts[stream] += text
         self._tell(TextDelta(self._asked().request_id, stream, text))
 
-    def finish(self, reason: StopReason = "end_of_turn") -> None:
-        """End all completions of the request."""
+    def think(self, text: str, stream: int = 0) -> None:
+        """Write more of what comes before a completion."""
+        self._thoughts[stream] += text
+        self._tell(TextDelta(self._asked().request_id, stream, text, "reasoning"))
+
+    def finish(self, reason: StopReason = "end_of_turn", thought_for: float = 0.0) -> None:
+        """End all completions of the request; ``thought_for`` is in seconds."""
         request = self._asked()
         for stream, text in enumerate(self._texts):
             spec = request.streams[stream]
             origin = Origin(
                 model_version=spec.version_id,
                 model_sha256=MODEL.sha256,
-                sampling={**asdict(request.sampling), "seed": spec.seed},
+                sampling={**request.sampling.recorded(), "seed": spec.seed},
             )
-            self._tell(StreamDone(request.request_id, stream, text, reason, len(text), 0.1, origin))
+            self._tell(
+                StreamDone(
+                    request.request_id, stream, text, reason, len(text), 0.1, origin,
+                    self._thoughts[stream], thought_for,
+                )
+            )  # fmt: skip
         self.request = None
         self._tell(RequestDone(request.request_id, 10, 0, 4096))
 

@@ -11,19 +11,19 @@ import torch
 from finetune import export
 from finetune.contract.chat_template import CHATML
 from finetune.contract.gguf_file import read_header
+from finetune.contract.recipe import Quantization
 from finetune.export import (
     ExportFailed,
     check_parity,
     compare,
-    possible_quantization,
-    require_quantization,
     torch_logits,
     write_adapter,
-    write_merged,
 )
 from finetune.gguf_weights import load_trunk, read_adapter
+from finetune.merge import write_merged
 from finetune.parity import LlamaCppFailed, Question, answer, ask_in_child
 from finetune.policy import Policy
+from finetune.quantization import FTYPES
 from finetune.vocabulary import GgufVocabulary
 from tests import tiny_models
 from tests.finetune.crash import crash
@@ -72,52 +72,25 @@ def test_an_exported_adapter_is_read_back_exactly(tmp_path: Path, tiny_gguf: Pat
         assert torch.equal(again[path][1], b)
 
 
-def test_the_merged_model_carries_everything_over_and_says_where_it_is_from(
-    tmp_path: Path, tiny_gguf: Path
-) -> None:
-    policy = trained(tiny_gguf)
-    write_merged(
-        tmp_path / "m.gguf", tiny_gguf, policy.joined(ROLES), "F16", {"run_id": "r", "parent": ""}
-    )
-    before, after = read_header(tiny_gguf), read_header(tmp_path / "m.gguf")
-    for key, value in before.metadata.items():
-        assert after.metadata[key] == value, key
-    assert after.metadata["attune.run_id"] == "r"
-    assert after.chat_template == CHATML
-    assert set(after.tensors) == set(before.tensors)
-    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
-
-
-@pytest.mark.parametrize("quantization", list(export.FTYPES))
+@pytest.mark.parametrize("quantization", ["BASE", *FTYPES])
 def test_merged_models_score_as_the_trained_one_at_every_quantisation(
-    tmp_path: Path, wide_gguf: Path, quantization: export.Quantization
+    tmp_path: Path, wide_gguf: Path, quantization: Quantization
 ) -> None:
     policy = trained(wide_gguf)
-    weights = policy.joined(ROLES)
-    assert possible_quantization(read_header(wide_gguf), quantization) == quantization
-    write_merged(tmp_path / "m.gguf", wide_gguf, weights, quantization, {})
+    write_adapter(tmp_path / "a.gguf", read_header(wide_gguf), policy.joined(ROLES), {})
+    write_merged(tmp_path / "m.gguf", wide_gguf, tmp_path / "a.gguf", quantization, {})
     theirs = answer(Question(tmp_path / "m.gguf", None, (), tuple(SEQUENCES))).logits
     found = compare(torch_logits(policy, SEQUENCES, *ROLES), theirs)
     # Random weights suffer more from four bits than trained ones do.
-    assert found.kl < {"F16": 1e-3, "Q8_0": 5e-3, "Q6_K": 0.05, "Q5_K_M": 0.2}.get(quantization, 1)
-
-
-def test_rows_that_are_no_multiple_of_256_rule_out_k_quants(tiny_gguf: Path) -> None:
-    header = read_header(tiny_gguf)
-    assert possible_quantization(header, "Q4_K_M") == "Q8_0"
-    assert possible_quantization(header, "F16") == "F16"
-
-
-def test_names_of_quantisations_are_checked() -> None:
-    assert require_quantization("q4_k_m") == "Q4_K_M"
-    with pytest.raises(ValueError, match="Q9"):
-        require_quantization("Q9")
+    assert found.kl < {
+        "BASE": 1e-3, "F16": 1e-3, "Q8_0": 5e-3, "Q6_K": 0.05, "Q5_K_M": 0.2, "Q4_K_M": 1.0,
+    }[quantization]  # fmt: skip
 
 
 def written(folder: Path, base: Path, policy: Policy) -> tuple[Path, Path]:
     weights = policy.joined(ROLES)
     write_adapter(folder / "a.gguf", read_header(base), weights, {})
-    write_merged(folder / "m.gguf", base, weights, "Q8_0", {})
+    write_merged(folder / "m.gguf", base, folder / "a.gguf", "Q8_0", {})
     return folder / "a.gguf", folder / "m.gguf"
 
 
@@ -172,17 +145,6 @@ def test_a_crash_of_llama_cpp_is_an_exception_here(
     monkeypatch.setattr("finetune.parity._answer_to_file", crash)
     with pytest.raises(LlamaCppFailed, match="ended with code -11"):
         ask_in_child([Question(tiny_gguf, None, (), ())])
-
-
-def test_a_full_disk_is_noticed_before_llama_cpp_is(
-    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Usage:
-        free = 1000
-
-    monkeypatch.setattr("finetune.export.shutil.disk_usage", lambda folder: Usage)
-    with pytest.raises(OSError, match="needs"):
-        write_merged(tmp_path / "m.gguf", tiny_gguf, trained(tiny_gguf).joined(ROLES), "F16", {})
 
 
 def test_a_reward_file_is_an_adapter_llama_cpp_loads_with_its_heads_inside(

@@ -3,6 +3,7 @@
 import torch
 
 from finetune.generate import sample
+from finetune.packing import pack
 from finetune.policy import Policy, pad_batch
 from finetune.stage import generator_for
 from tests.finetune.test_policy import filled
@@ -20,7 +21,7 @@ def test_sampled_and_rescored_logprobs_agree(policy: Policy) -> None:
     with policy.using("sft", "ppo"), torch.no_grad():
         for one in completed:
             mask = [False] * len(one.prompt) + [True] * len(one.ids)
-            again = policy.learned_logprobs(pad_batch([((*one.prompt, *one.ids), mask)]))
+            again = policy.learned_logprobs(pack([((*one.prompt, *one.ids), mask)]))
             torch.testing.assert_close(again, torch.tensor(one.logprobs), atol=1e-4, rtol=0)
 
 

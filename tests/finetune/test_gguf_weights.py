@@ -6,12 +6,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from finetune import gguf_weights
 from finetune.contract.errors import InputError
 from finetune.contract.gguf_file import read_header
-from finetune.gguf_weights import ARCHITECTURES, load_trunk, rows_from_gguf, rows_to_gguf
+from finetune.gguf_weights import load_trunk, rows_from_gguf, rows_to_gguf
 from finetune.parity import Question, answer
 from tests import tiny_models
 
@@ -46,71 +45,6 @@ def test_query_rows_come_back_from_ggufs_order(tiny_gguf: Path) -> None:
         rows_from_gguf(header, "blk.1.attn_k", rows_to_gguf(header, "blk.1.attn_k", keys)) == keys
     ).all()
     assert (rows_to_gguf(header, "blk.0.attn_v", keys) == keys).all()
-
-
-def _write(path: Path, name: str, model: torch.nn.Module, extra: dict[str, float]) -> None:
-    """A GGUF of a transformers model whose layout needs no permutation."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, name)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    for key, value in extra.items():
-        writer.add_uint32(f"{name}.{key}", int(value))
-    tiny_models._add_tokenizer(writer, tiny_models.byte_level_vocabulary(), "<|im_end|>")
-    layer = {module: stem for stem, module in ARCHITECTURES[name].layer.items()}
-    outer = {module: stem for stem, module in gguf_weights._OUTER.items()}
-    for key, tensor in model.state_dict().items():
-        module, _, kind = key.rpartition(".")
-        if module in outer:
-            stem = outer[module]
-        else:
-            _, _, number, rest = module.split(".", 3)
-            stem = f"blk.{number}.{layer[rest]}"
-        writer.add_tensor(f"{stem}.{kind}", tensor.float().numpy())
-    tiny_models._write(writer)
-
-
-@pytest.mark.parametrize(
-    ("name", "config", "extra"),
-    [
-        ("qwen2", transformers.Qwen2Config, {}),
-        ("qwen3", transformers.Qwen3Config, {"attention.key_length": 32,
-                                             "attention.value_length": 32}),
-    ],
-)  # fmt: skip
-def test_other_architectures_of_the_table_load_as_llama_cpp_reads_them(
-    tmp_path: Path, name: str, config: type, extra: dict[str, float]
-) -> None:
-    shape = {
-        "vocab_size": len(tiny_models.byte_level_vocabulary().tokens),
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "initializer_range": 0.2,
-    }
-    if extra:
-        shape["head_dim"] = 32  # not 64 / 4: transformers' own GGUF loader fails here
-    torch.manual_seed(0)
-    model = getattr(transformers, ARCHITECTURES[name].model)(config(**shape)).eval()
-    with torch.no_grad():  # biases and norms that matter
-        for key, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn(parameter.shape) * 0.2)
-            assert key
-    path = tmp_path / "m.gguf"
-    _write(path, name, model, extra)
-    expected = logits_of(model, SEQUENCE)
-    np.testing.assert_allclose(logits_of(load_trunk(path), SEQUENCE), expected, atol=1e-4)
-    theirs = answer(Question(path, None, (), (SEQUENCE,))).logits[0]
-    np.testing.assert_allclose(theirs, expected, atol=2e-3)
 
 
 def test_an_unknown_architecture_is_a_sentence(tmp_path: Path) -> None:

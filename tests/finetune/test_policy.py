@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finetune.contract.recipe import LoraRecipe
 from finetune.gguf_weights import load_trunk
+from finetune.packing import pack
 from finetune.policy import Policy, pad_batch
 from finetune.stage import generator_for
 
@@ -114,7 +115,7 @@ def test_the_head_sees_only_the_tokens_that_are_learned(policy: Policy) -> None:
     seen = []
     policy.model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     mask = [False] * 30 + [True] * 10
-    flat = policy.learned_logprobs(pad_batch([(IDS, mask), (IDS[:20], [False] * 19 + [True])]))
+    flat = policy.learned_logprobs(pack([(IDS, mask), (IDS[:20], [False] * 19 + [True])]))
     assert flat.shape == (11,)
     assert seen == [(11, 64)]
     whole = logits(policy).log_softmax(-1)

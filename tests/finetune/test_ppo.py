@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune import ppo, rl_math
+from finetune import ppo, rl_math, rollouts
 from finetune.checkpoint import load_checkpoint
 from finetune.contract.recipe import LoraRecipe, PpoRecipe
 from finetune.generate import Completed
@@ -39,8 +39,8 @@ def short_is_good(completed: list[Completed]) -> Tensor:
     return torch.tensor([1.0 - 0.2 * len(c.ids) for c in completed])
 
 
-def rollouts(policy: Policy, *, score_again: bool = True) -> ppo.Rollouts:
-    return ppo.roll_out(
+def rolled_out(policy: Policy, *, score_again: bool = True) -> rollouts.Rollouts:
+    return rollouts.roll_out(
         policy, PROMPTS, short_is_good, RECIPE, ENDS, generator_for(1), 4096,
         score_again=score_again,
     )  # fmt: skip
@@ -49,41 +49,41 @@ def rollouts(policy: Policy, *, score_again: bool = True) -> ppo.Rollouts:
 def test_kl_is_exactly_zero_before_the_first_update(policy: Policy) -> None:
     filled(policy, "sft")
     policy.add_adapter("ppo", RECIPE.lora, generator_for(1))
-    found = rollouts(policy)
+    found = rolled_out(policy)
     assert torch.equal(found.logprobs, found.ref_logprobs)
     assert found.kl == 0.0
 
 
 def test_two_scorings_are_bitwise_equal(policy: Policy) -> None:
     filled(policy, "sft", "ppo")
-    completed = rollouts(policy).completed
-    first = ppo.score_tokens(policy, completed, 1.0, 4096, *ppo.POLICY)
-    second = ppo.score_tokens(policy, completed, 1.0, 4096, *ppo.POLICY)
+    completed = rolled_out(policy).completed
+    first = rollouts.score_tokens(policy, completed, 1.0, 4096, *ppo.POLICY)
+    second = rollouts.score_tokens(policy, completed, 1.0, 4096, *ppo.POLICY)
     assert torch.equal(first.logprobs, second.logprobs)
 
 
 def test_what_the_sampler_noted_is_what_scoring_again_finds(policy: Policy) -> None:
     filled(policy, "sft", "ppo")
-    noted, scored = rollouts(policy, score_again=False), rollouts(policy)
+    noted, scored = rolled_out(policy, score_again=False), rolled_out(policy)
     assert [c.ids for c in noted.completed] == [c.ids for c in scored.completed]
     for name in ("logprobs", "entropy", "hidden"):
         torch.testing.assert_close(getattr(noted, name), getattr(scored, name), atol=2e-4, rtol=0)
-    ppo.check_sampler(scored, torch.float32)
+    rollouts.check_sampler(scored, torch.float32)
 
 
 def test_a_sampler_that_disagrees_is_found_out(policy: Policy) -> None:
     filled(policy, "sft", "ppo")
-    found = rollouts(policy)
+    found = rolled_out(policy)
     with pytest.raises(Diverged, match="disagree"):
-        ppo.check_sampler(dataclasses.replace(found, logprobs=found.logprobs + 0.01), torch.float32)
+        rollouts.check_sampler(dataclasses.replace(found, logprobs=found.logprobs + 0.01), torch.float32)
 
 
 def test_scores_do_not_depend_on_the_order_and_length_of_prompts(policy: Policy) -> None:
     # ColossalChat's training values are misaligned as soon as prompt lengths differ.
     filled(policy, "sft", "ppo")
-    completed = rollouts(policy).completed
-    together = ppo.score_tokens(policy, completed, 1.0, 4096, *ppo.POLICY)
-    backwards = ppo.score_tokens(policy, completed[::-1], 1.0, 64, *ppo.POLICY)
+    completed = rolled_out(policy).completed
+    together = rollouts.score_tokens(policy, completed, 1.0, 4096, *ppo.POLICY)
+    backwards = rollouts.score_tokens(policy, completed[::-1], 1.0, 64, *ppo.POLICY)
     for row, one in enumerate(completed):
         n = len(one.ids)
         other = backwards.logprobs[len(completed) - 1 - row, :n]
@@ -92,7 +92,7 @@ def test_scores_do_not_depend_on_the_order_and_length_of_prompts(policy: Policy)
 
 def test_the_ratio_is_one_in_the_first_minibatch(policy: Policy) -> None:
     filled(policy, "sft", "ppo")
-    found = rollouts(policy)
+    found = rolled_out(policy)
     values = ppo.ValueHead(policy.width)
     zeros = torch.zeros_like(found.logprobs)
     seen = ppo._minibatch(policy, values, found, range(8), zeros + 1.0, zeros, zeros, RECIPE, 4096)
@@ -103,7 +103,7 @@ def test_the_ratio_is_one_in_the_first_minibatch(policy: Policy) -> None:
 
 def test_micro_batches_add_up_to_the_minibatch(policy: Policy) -> None:
     filled(policy, "sft", "ppo")
-    found = rollouts(policy)
+    found = rolled_out(policy)
     advantages = rl_math.whiten(
         torch.randn(found.mask.shape, generator=generator_for(2)), found.mask
     )
@@ -125,7 +125,7 @@ def test_completions_without_an_end_or_without_words_get_the_fixed_score() -> No
         return Completed((1,), ids, (0.0,) * len(ids), ended)
 
     rows = [completed((7, 2), True), completed((7, 7), False), completed((2,), True)]
-    scores = ppo.completion_scores(rows, lambda some: torch.full((len(some),), 0.5), -2.0)
+    scores = rollouts.completion_scores(rows, lambda some: torch.full((len(some),), 0.5), -2.0)
     assert scores.tolist() == [0.5, -2.0, -2.0]
 
 
@@ -174,7 +174,7 @@ def test_beyond_the_kl_budget_the_last_weights_within_it_are_kept(
     assert steps[-1].metrics["kl"] > 0.5
     assert all(e.metrics["kl"] <= 0.5 for e in steps[:-1])
     assert any(e.kind == "note" and "budget" in e.message for e in events)
-    kept = ppo.roll_out(
+    kept = rollouts.roll_out(
         policy, PROMPTS * 8, short_is_good, recipe, ENDS, generator_for(9), 4096, score_again=True
     )
     assert kept.kl < steps[-1].metrics["kl"]
@@ -182,11 +182,11 @@ def test_beyond_the_kl_budget_the_last_weights_within_it_are_kept(
 
 def test_every_step_draws_other_completions_and_prompts_take_turns() -> None:
     # ColossalChat seeds with 41 at each make_experience.
-    order = [ppo.prompts_of_step(PROMPTS, step, 4, 1) for step in range(3)]
+    order = [rollouts.prompts_of_step(PROMPTS, step, 4, 1) for step in range(3)]
     assert all(sorted(chosen) == sorted(PROMPTS) for chosen in order)
     assert order[0] != order[1] or order[1] != order[2]
-    assert [p for s in range(4) for p in ppo.prompts_of_step(PROMPTS, s, 3, 1)] == [
-        p for s in range(3) for p in ppo.prompts_of_step(PROMPTS, s, 4, 1)
+    assert [p for s in range(4) for p in rollouts.prompts_of_step(PROMPTS, s, 3, 1)] == [
+        p for s in range(3) for p in rollouts.prompts_of_step(PROMPTS, s, 4, 1)
     ]
 
 

@@ -11,6 +11,7 @@ from finetune.contract.errors import InputError
 from finetune.contract.gguf_file import read_header
 from finetune.contract.recipe import Recipe
 from finetune.export import write_adapter
+from finetune.export_again import export_again
 from finetune.gguf_weights import load_trunk
 from finetune.policy import Policy
 from tests import tiny_models
@@ -52,14 +53,14 @@ def test_export_writes_a_finished_run_again(tmp_path: Path, tiny_gguf: Path, ada
     (run_dir / "export").mkdir(parents=True)
     (run_dir / "run.json").write_text(json.dumps({"base": str(tiny_gguf)}))
     with pytest.raises(InputError, match="no result yet"):
-        reports.export_again(run_dir, "F16", tmp_path / "x.gguf")
+        export_again(run_dir, "F16", tmp_path / "x.gguf")
     adapter.rename(run_dir / "export" / "adapter.gguf")
-    assert reports.export_again(run_dir, "f16", tmp_path / "x.gguf") == 0
+    assert export_again(run_dir, "f16", tmp_path / "x.gguf") == 0
     header = read_header(tmp_path / "x.gguf")
     assert header.chat_template == CHATML
     assert header.tensors["blk.0.attn_q.weight"].type_name == "F16"
     with pytest.raises(InputError, match="exists already"):
-        reports.export_again(run_dir, "f16", tmp_path / "x.gguf")
+        export_again(run_dir, "f16", tmp_path / "x.gguf")
 
 
 def test_doctor_says_what_this_machine_trains_with(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,12 +82,11 @@ def ranking(seed: int, size: int) -> RankedPrompt:
 def test_each_completion_goes_through_the_network_once(policy: Policy, tmp_path: Path) -> None:
     rows = []
     policy.model.model.register_forward_pre_hook(
-        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+        lambda _, args, kwargs: rows.append(len(kwargs["pack"].lengths)), with_kwargs=True
     )
     policy.add_adapter("reward", RECIPE.lora, generator_for(1))
     heads = RewardHeads(policy.width, 2, generator_for(1, "heads"))
-    run = StageRun("reward", tmp_path, lambda e: None, lambda: False, 100)
-    reward._backward(policy, heads, [ranking(1, 4)], torch.ones(1, 2), RECIPE, run)
+    reward._backward(policy, heads, [ranking(1, 4)], torch.ones(1, 2), RECIPE, 4096)
     assert sum(rows) == 4  # not 4 * 3
 
 

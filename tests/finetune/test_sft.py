@@ -10,7 +10,8 @@ from finetune import sft
 from finetune.contract.chat_template import TrainingExample
 from finetune.contract.recipe import LoraRecipe, SftRecipe
 from finetune.policy import Policy, pad_batch
-from finetune.stage import Emit, StageRun, by_length, generator_for, warmup_cosine
+from finetune.packing import pack, packs
+from finetune.stage import Emit, StageRun, generator_for, warmup_cosine
 
 RECIPE = SftRecipe(lora=LoraRecipe(rank=4, alpha=8.0), epochs=4, batch_size=4, learning_rate=5e-3)
 
@@ -67,7 +68,7 @@ def test_the_loss_is_the_mean_over_all_completion_tokens(policy: Policy) -> None
 def test_the_prompt_teaches_nothing(policy: Policy) -> None:
     policy.add_adapter("sft", RECIPE.lora, generator_for(1))
     one = EXAMPLES[3]
-    flat = policy.learned_logprobs(pad_batch([(one.ids, one.completion_mask)]))
+    flat = policy.learned_logprobs(pack([(one.ids, one.completion_mask)]))
     assert flat.shape == (sum(one.completion_mask),)
 
 
@@ -107,6 +108,8 @@ def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
 
 def test_micro_batches_hold_every_index_once_within_the_limit() -> None:
     lengths = [50, 3, 7, 120, 9, 64, 3]
-    groups = by_length(lengths, 128)
+    groups = packs(lengths, 128)
     assert sorted(i for group in groups for i in group) == list(range(7))
-    assert all(max(lengths[i] for i in g) * len(g) <= 128 for g in groups)
+    assert all(sum(lengths[i] for i in g) <= 128 for g in groups)
+    assert len(groups) == 3  # 3 + 3 + 7 + 9 + 50 = 72, then 64, then 120
+    assert packs([9, 200], 128) == [[0], [1]]

@@ -44,6 +44,23 @@ def test_quick_pieces_are_joined_for_each_stream_and_slow_ones_are_not(clock: li
     ]
 
 
+def test_reasoning_and_answer_are_joined_each_for_itself(clock: list[float]) -> None:
+    out = io.StringIO()
+    emit = EventStream(out).emit
+    emit(TextDelta("r", 0, "first"))
+    for text in "hm":
+        emit(TextDelta("r", 0, text, "reasoning"))
+    for text in "yes":
+        emit(TextDelta("r", 0, text))
+    emit(DONE)
+    assert written(out) == [
+        TextDelta("r", 0, "first"),
+        TextDelta("r", 0, "hm", "reasoning"),
+        TextDelta("r", 0, "yes"),
+        DONE,
+    ]
+
+
 def test_what_is_held_is_written_before_any_other_event(clock: list[float]) -> None:
     out = io.StringIO()
     emit = EventStream(out).emit

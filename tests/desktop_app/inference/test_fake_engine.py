@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from desktop_app.inference.engine import AdapterRef, LoadProgress, ModelReady, ModelRef, Stop
+from desktop_app.inference.engine import (
+    AdapterRef,
+    LoadProgress,
+    ModelReady,
+    ModelRef,
+    Stop,
+    TextDelta,
+)
 from desktop_app.inference.fake_engine import FakeEngine
 from tests.desktop_app.inference.asking import ask
 
@@ -37,6 +44,14 @@ def test_an_adapter_changes_the_text_and_is_named_in_the_origin() -> None:
     assert origins[1].adapter_scale == 0.5
     assert origins[1].model_sha256 == "ab"
     assert origins[1].sampling["seed"] == 7
+
+
+def test_it_can_think_first() -> None:
+    answer = ask(loaded(), "!think hello", seeds=[0])
+    stream = answer.streams[0]
+    assert (stream.reasoning, stream.text) == ("Somebody says hello", "You said: hello")
+    thought = [e.text for e in answer.events if isinstance(e, TextDelta) and e.part == "reasoning"]
+    assert "".join(thought) == stream.reasoning
 
 
 def test_limits_and_stop_strings_are_kept() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from desktop_app.inference.engine import (
+    ContextOverflow,
     EngineFailure,
     LoadProgress,
     ModelReady,
@@ -310,11 +311,35 @@ def test_the_oldest_turns_are_left_out_and_the_system_prompt_is_kept(engine: Lla
     assert same.done.dropped_messages == 0
     assert same.done.prompt_tokens == answer.done.prompt_tokens
     assert same.text == answer.text
-    # It drops no more than it must: one turn more would not have fitted.
-    more = replace(
-        request("x"), messages=tuple(system_and(*said)[:1] + system_and(*said)[dropped - 1 :])
-    )
-    assert Answer(engine.generate(more)).done.dropped_messages == 2
+    room = 512 - 24
+    turn = 60  # tokens, and a few more
+    # It drops a portion, a quarter of the room, more than it must at most.
+    assert room - room // 4 - turn < answer.done.prompt_tokens <= room
+
+
+def test_a_conversation_that_is_to_be_summarised_first_says_how_much(engine: LlamaEngine) -> None:
+    from dataclasses import replace
+
+    said = [f"{i}: {'park ' * 20}" for i in range(21)]
+    whole = replace(request("x"), messages=tuple(system_and(*said)), overflow="summarise")
+    (event,) = engine.generate(whole)
+    assert isinstance(event, ContextOverflow)
+    assert event.messages % 2 == 0
+    assert event.prompt_tokens > event.context_length == 512
+    rest = system_and(*said)[:1] + system_and(*said)[1 + event.messages :]
+    again = replace(request("x"), messages=tuple(rest), overflow="summarise")
+    assert Answer(engine.generate(again)).done.dropped_messages == 0
+
+
+def test_a_conversation_that_is_to_stop_there_stops_with_a_sentence(engine: LlamaEngine) -> None:
+    from dataclasses import replace
+
+    said = [f"{i}: {'park ' * 20}" for i in range(21)]
+    whole = replace(request("x"), messages=tuple(system_and(*said)), overflow="stop")
+    failure = Answer(engine.generate(whole)).failure
+    assert failure is not None
+    assert "the model can read 512 at once" in failure.message
+    assert Answer(engine.generate(replace(request("x"), overflow="stop"))).done
 
 
 def test_a_single_message_larger_than_the_context_gets_both_numbers(engine: LlamaEngine) -> None:

@@ -1,4 +1,4 @@
-"""Whole characters only, and stop strings are held back until they are decided."""
+"""Whole characters only, stop strings held back until they are decided, reasoning kept apart."""
 
 from __future__ import annotations
 
@@ -7,9 +7,35 @@ from itertools import pairwise
 
 import pytest
 
+from desktop_app.inference.reasoning import BLOCKS, ReasoningBlock
 from desktop_app.inference.text_stream import TextStream
 
 FAMILY = "👨‍👩‍👧"
+
+
+THINK = BLOCKS[0]
+
+
+def pieces_of(raw: bytes, dice: random.Random) -> list[bytes]:
+    """Any number of cuts anywhere, as byte tokens make them."""
+    count = dice.choice([0, 1, 3, len(raw) // 2, len(raw)])
+    borders = [0, *sorted(dice.choices(range(len(raw) + 1), k=count)), len(raw)]
+    return [raw[a:b] for a, b in pairwise(borders)]
+
+
+def told(pieces: list[bytes], stream: TextStream, *, cut_short: bool = False) -> tuple[str, str]:
+    """The reasoning and the answer as a listener puts them together, checked on the way."""
+    answer = thought = ""
+    for piece in pieces:
+        shown = stream.feed(piece)
+        thought += stream.take_thought()
+        answer += shown
+        assert not (thought + answer).endswith("�") or b"\xff" in b"".join(pieces)
+        if stream.is_stopped:
+            break
+    answer += stream.end(cut_short=cut_short)
+    thought += stream.take_thought()
+    return thought, answer
 
 
 def feed(pieces: list[bytes], *stop: str) -> tuple[list[str], TextStream]:
@@ -75,3 +101,144 @@ def test_an_empty_stop_string_stops_nothing() -> None:
     shown, stream = feed([b"abc"], "")
     assert shown == ["abc"]
     assert not stream.is_stopped
+
+
+SYLLABLES = [
+    "한",
+    "글",
+    "뷁",
+    "가",
+    "힣",
+    "a",
+    " ",
+    "\n",
+    "é",
+    "👋🏽",
+    FAMILY,
+    "\u200d",
+    "𝄞",
+    "END",
+    "EN",
+]
+
+
+def test_any_text_survives_any_tokens(  # some 2,000 texts, cut in some 2,000 ways
+) -> None:
+    for seed in range(2000):
+        dice = random.Random(seed)
+        text = "".join(dice.choices(SYLLABLES, k=dice.randint(0, 20)))
+        stop = dice.choice([(), ("END",), ("END", "\n\n", "글가"), ("👋🏽",)])
+        ends = [at for at in map(text.find, stop) if at >= 0]
+        expected = text[: min(ends)] if ends else text
+        stream = TextStream(stop)
+        thought, answer = told(pieces_of(text.encode(), dice), stream)
+        assert (thought, answer) == ("", expected)
+        assert stream.text == expected
+        assert stream.is_stopped == bool(ends)
+
+
+def test_text_is_held_back_no_longer_than_a_stop_string_may_need() -> None:
+    for seed in range(300):
+        dice = random.Random(seed)
+        text = "x" + "".join(dice.choices("abE", k=30))
+        stream = TextStream(("EEab", "Eb"))
+        shown = ""
+        for at, letter in enumerate(text, start=1):
+            shown += stream.feed(letter.encode())
+            if stream.is_stopped:
+                break
+            held = text[len(shown) : at]
+            assert held == "" or any(s.startswith(held) for s in ("EEab", "Eb"))
+
+
+# --- reasoning ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.opening)
+@pytest.mark.parametrize("is_opened", [False, True])
+def test_reasoning_and_answer_are_kept_apart_wherever_tokens_cut_them(
+    block: ReasoningBlock, is_opened: bool
+) -> None:
+    thought, answer = "먼저 a < b > c, then </thi 👨‍👩‍👧\n\nso.", "답: <think>42</think>\n\nOK"
+    text = f"\n{thought}\n{block.closing}\n\n{answer}"
+    if not is_opened:
+        text = f"\n{block.opening}{text}"
+    for seed in range(60):
+        stream = TextStream((), block if is_opened else None)
+        assert told(pieces_of(text.encode(), random.Random(seed)), stream) == (thought, answer)
+        assert (stream.reasoning, stream.text) == (thought, answer)
+        assert stream.reasoning_seconds > 0
+        assert not stream.is_in_opened_block()
+
+
+def test_no_mark_is_the_beginning_of_another() -> None:
+    openings = [block.opening for block in BLOCKS]
+    assert not [(a, b) for a in openings for b in openings if a != b and b.startswith(a)]
+
+
+@pytest.mark.parametrize("text", ["<thin air", "<", "  <think", "<thinker> is a word", "\n\n", ""])
+def test_what_only_looks_like_a_mark_is_the_answer(text: str) -> None:
+    for seed in range(20):
+        stream = TextStream()
+        assert told(pieces_of(text.encode(), random.Random(seed)), stream) == ("", text)
+        assert stream.reasoning_seconds == 0
+
+
+def test_a_mark_further_down_is_text() -> None:
+    text = "In HTML, <think>this</think> is no element."
+    assert told([text.encode()], TextStream()) == ("", text)
+
+
+def test_stop_strings_do_not_fire_inside_reasoning_nor_at_its_borders() -> None:
+    text = "<think>END\n\nEND</think>\n\nYes END no"
+    for seed in range(60):
+        stream = TextStream(("END", "\n\n"))
+        told_ = told(pieces_of(text.encode(), random.Random(seed)), stream)
+        assert told_ == ("END\n\nEND", "Yes ")
+        assert stream.is_stopped
+
+
+def test_an_empty_block_is_no_reasoning() -> None:
+    text = b"<think>\n\n</think>\n\nYes"
+    for seed in range(20):
+        assert told(pieces_of(text, random.Random(seed)), TextStream()) == ("", "Yes")
+
+
+def test_blocks_that_follow_each_other_are_one_reasoning() -> None:
+    text = b"<think>one</think>\n<think>two</think> Yes"
+    for seed in range(40):
+        assert told(pieces_of(text, random.Random(seed)), TextStream()) == ("one\n\ntwo", "Yes")
+
+
+@pytest.mark.parametrize("cut_short", [True, False])
+def test_a_block_that_the_model_opened_and_nobody_closed_is_reasoning(cut_short: bool) -> None:
+    stream = TextStream()
+    assert told([b"<think>", b"and so </th"], stream, cut_short=cut_short) == ("and so </th", "")
+    assert stream.text == ""
+
+
+def test_a_model_that_ends_its_turn_inside_the_prompts_block_has_answered() -> None:
+    stream = TextStream((), THINK)
+    stream.feed(b"Good ")
+    assert stream.take_thought() == "Good"
+    stream.feed(b"morning! ")
+    assert stream.end(cut_short=False) == "Good morning!"
+    assert (stream.text, stream.reasoning, stream.take_thought()) == ("Good morning!", "", "")
+    cut = TextStream((), THINK)
+    cut.feed(b"Good ")
+    assert cut.end(cut_short=True) == ""
+    assert (cut.text, cut.reasoning) == ("", "Good")
+
+
+def test_what_goes_on_is_inside_the_block_or_inside_the_answer() -> None:
+    inside = TextStream((), THINK, goes_on=True)
+    assert told([b" sat</think>\n", b"\nYes"], inside) == (" sat", "Yes")
+    answering = TextStream(goes_on=True)
+    assert told([b"<think>", b"x"], answering) == ("", "<think>x")
+
+
+def test_a_stop_string_that_is_the_mark_itself_stops() -> None:
+    for stop in ("<think>", "think"):
+        stream = TextStream((stop,))
+        stream.feed(b"<think>")
+        assert stream.is_stopped

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pytestqt.qtbot import QtBot
 
-from desktop_app.inference.engine import ModelRef
+from desktop_app.inference.engine import Generate, ModelRef
 from desktop_app.inference.engine_client import EngineClient, engine_command
 from desktop_app.services.chat_service import ChatService, PendingComparison
 from desktop_app.services.engine_service import EngineState
@@ -96,6 +96,34 @@ def test_a_turn_is_stored_streamed_and_knows_who_wrote_it(talk: Talk) -> None:
     assert answered.origin is not None
     assert answered.origin.model_sha256 == MODEL.sha256
     assert talk.chat.conversations()[0].title == "good morning"
+
+
+def test_reasoning_is_told_and_kept_apart_and_never_sent_again(talk: Talk) -> None:
+    thought: list[str] = []
+    talk.chat.reasoning_appended.connect(lambda _, text: thought.append(text))
+    sent: list[Generate] = []
+    generate = talk.engine.generate
+    talk.engine.generate = lambda request: (sent.append(request), generate(request))[1]  # type: ignore[method-assign]
+    talk.ask("!think well")
+    answered = talk.chat.messages(talk.chat.current_conversation)[1]
+    assert "".join(thought) == answered.reasoning.text == "Somebody says well"
+    assert answered.content == "You said: well"
+    assert answered.reasoning.seconds >= 0
+    talk.ask("And now?")
+    assert [m.content for m in sent[-1].messages[:2]] == ["!think well", "You said: well"]
+    assert "Somebody" not in str(sent[-1])
+
+
+def test_reasoning_outlives_a_crash_in_the_middle_of_it(talk: Talk) -> None:
+    talk.chat.send("!think " + "word " * 20_000)
+    talk.qtbot.waitUntil(lambda: bool(talk.chat._turn and talk.chat._turn.streams[0].thought))
+    assert talk.engine.process_id is not None
+    os.kill(talk.engine.process_id, signal.SIGTERM)
+    talk.wait_idle()
+    answered = talk.chat.messages(talk.chat.current_conversation)[1]
+    assert answered.state == "interrupted"
+    assert answered.content == ""
+    assert answered.reasoning.text.startswith("Somebody says")
 
 
 def test_regenerating_and_editing_never_delete(talk: Talk) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from desktop_app.storage.chat_store import ChatStore
+from desktop_app.storage.chat_store import NO_REASONING, ChatStore, Reasoning
 from desktop_app.storage.database import Database, now
 from desktop_app.storage.feedback_store import FeedbackStore
 from finetune.contract.chat_template import Message
@@ -96,6 +96,17 @@ def test_search_follows_a_changed_message(chats: ChatStore) -> None:
     chats.update_message(message.id, "finished", "done", ORIGIN)
     assert chats.search("early") == []
     assert [hit.message_id for hit in chats.search("finished")] == [message.id]
+
+
+def test_reasoning_is_kept_beside_the_answer_and_not_searched(chats: ChatStore) -> None:
+    conversation = chats.create_conversation()
+    message = chats.add_message(conversation.id, None, "assistant", "", state="partial")
+    assert message.reasoning == NO_REASONING
+    thought = Reasoning("ponder this", 2.5)
+    chats.update_message(message.id, "answer", "done", ORIGIN, thought)
+    assert chats.message(message.id).reasoning == thought
+    assert chats.path(conversation.id)[0].content == "answer"
+    assert chats.search("ponder") == []
 
 
 def test_a_partial_message_is_marked_at_the_next_start(chats: ChatStore) -> None:

@@ -43,20 +43,30 @@ class InProcessEngine(QObject):
         self._timer = QTimer(self)
         self._timer.timeout.connect(self._step)
         self.is_running = False
+        self._is_cancelled = False
         self.is_held = False
         """Nothing more comes while this is set."""
 
     def start(self) -> None:
         self.is_running = True
 
-    def load(self, model: ModelRef) -> None:
-        self._add(self._fake.load(model))
+    def load(self, model: ModelRef, *, anyway: bool = False) -> None:
+        self._is_cancelled = False
+        self._add(
+            self._fake.load(model, anyway=anyway, is_cancelled=lambda: self._is_cancelled)
+        )
+
+    def cancel_load(self) -> None:
+        self._is_cancelled = True
 
     def generate(self, request: engine.Generate) -> None:
         self._add(self._fake.generate(request))
 
     def stop(self, request: engine.Stop) -> None:
         self._fake.stop(request)
+
+    def forget(self) -> None:
+        """Nothing is computed here."""
 
     def close(self) -> None:
         self._timer.stop()
