@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -91,6 +92,17 @@ def _parser(*, with_starter: bool) -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
 
+    convert = commands.add_parser("convert", help="KoChatGPT's files to records")
+    convert.add_argument("--feedback", type=Path, nargs="+", required=True)
+    convert.add_argument("--output", type=Path, required=True)
+    convert.add_argument(
+        "--ranking",
+        choices=("best_first", "places"),
+        default="best_first",
+        help="whether a ranking lists completions from the best on, or gives each its place",
+    )
+    convert.set_defaults(run=_convert)
+
     starter = commands.add_parser("starter", help="make the bundled model from scratch")
     if with_starter:  # its arguments come with seconds of imports
         from finetune.starter.main import add_arguments, run
@@ -104,18 +116,33 @@ def _train(options: argparse.Namespace) -> int:
     from finetune.run_folder import prepare_run
 
     if options.base is not None:
-        prepare_run(
-            options.run_dir,
-            options.base,
-            options.feedback,
-            options.recipe,
-            options.parent,
-            options.name,
-            options.weights,
-        )
+        with _leader_first() as leads:
+            if leads:
+                prepare_run(
+                    options.run_dir,
+                    options.base,
+                    options.feedback,
+                    options.recipe,
+                    options.parent,
+                    options.name,
+                    options.weights,
+                )
     elif any((options.feedback, options.recipe, options.parent, options.name, options.weights)):
         raise InputError("A new run needs --base; an existing one takes --run-dir alone.")
     return _run(options, resumed=False)
+
+
+@contextmanager
+def _leader_first() -> Iterator[bool]:
+    """Under torchrun the first process prepares the folder that all of them work in."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    from finetune import distributed
+
+    distributed.start()
+    with distributed.leader_first():
+        yield distributed.leads()
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -152,6 +179,12 @@ def _export(options: argparse.Namespace) -> int:
     from finetune.export_again import export_again
 
     return export_again(options.run_dir, options.quantization, options.output)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from finetune.convert import convert
+
+    return convert(options.feedback, options.output, options.ranking)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from finetune import distributed
 from finetune.contract.manifest import sync_folder
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,9 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint to ``folder``, replacing one that is there."""
+    """Write a checkpoint to ``folder``, replacing one that is there. The leading process does."""
+    if not distributed.leads():
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
@@ -75,8 +78,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 def save_step(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     """Write ``folder/step-000010`` and remove all but the newest two."""
     save_checkpoint(folder / f"step-{step:06d}", checkpoint.tensors, checkpoint.state)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    _remove(sorted(folder.glob("step-*"))[:-KEPT])
 
 
 def newest_step(folder: Path) -> Checkpoint | None:
@@ -90,8 +92,13 @@ def newest_step(folder: Path) -> Checkpoint | None:
 
 def remove_steps(folder: Path) -> None:
     """Remove a finished stage's step checkpoints."""
-    for old in folder.glob("step-*"):
-        shutil.rmtree(old, ignore_errors=True)
+    _remove(folder.glob("step-*"))
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    if distributed.leads():
+        for old in folders:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 # --- optimisers ------------------------------------------------------------------------------

@@ -11,15 +11,15 @@ does not depend on its neighbours, and two models can be given the same luck.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from finetune import distributed
 from finetune.contract.chat_template import TrainingExample
+from finetune.decode import Sampling, Written, decode
 from finetune.policy import Policy
 
 
@@ -71,125 +71,81 @@ def sample(
     """
     luck = torch.rand(len(prompts) * copies, max_new_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    order = [*distributed.share(order)]
     at_once = max(1, rows_at_once // copies)
+    how = Sampling(frozenset(end_ids), temperature, keep_states)
     done: dict[int, list[Completed]] = {}
     for start in range(0, len(order), at_once):
         chosen = order[start : start + at_once]
-        rows = _Rows(policy, [prompts[i] for i in chosen], copies)
-        found = rows.run(
+        written = decode(
+            policy,
+            [prompts[i] for i in chosen],
+            copies,
             torch.cat([luck[i * copies : (i + 1) * copies] for i in chosen]),
-            frozenset(end_ids),
-            temperature,
-            keep_states,
+            how,
         )
+        rows = [prompts[i] for i in chosen for _ in range(copies)]
+        found = _completed(rows, written, how.end_ids)
         for place, index in enumerate(chosen):
             done[index] = found[place * copies : (place + 1) * copies]
-    return [completed for index in range(len(prompts)) for completed in done[index]]
+    mine = {i * copies + place: c for i, found in done.items() for place, c in enumerate(found)}
+    return _from_all([p for p in prompts for _ in range(copies)], mine, max_new_tokens, policy)
 
 
-class _Rows:
-    """One batch being decoded: left-padded, so that all rows grow at the same end."""
+def _from_all(
+    prompts: Sequence[Sequence[int]], mine: Mapping[int, Completed], steps: int, policy: Policy
+) -> list[Completed]:
+    """The completions of all rows, of which this process has sampled some: row -> completion.
 
-    def __init__(self, policy: Policy, prompts: Sequence[Sequence[int]], copies: int) -> None:
-        self._policy = policy
-        self._trunk: Any = policy.trunk
-        self._prompts = [tuple(p) for p in prompts for _ in range(copies)]
-        width = max(len(p) for p in prompts)
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        real = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            real[row, width - len(prompt) :] = 1
-        self._cache = DynamicCache(config=policy.config)
-        self._real = real.to(policy.device)
-        # A prompt is read once, however many completions it gets.
-        positions = (self._real.cumsum(1) - 1).clamp(min=0)
-        self._last = self._forward(ids.to(policy.device), positions)
-        if copies > 1:
-            self._cache.batch_repeat_interleave(copies)
-            self._real = self._real.repeat_interleave(copies, 0)
-            self._last = self._last.repeat_interleave(copies, 0)
-
-    def run(
-        self, luck: Tensor, end_ids: frozenset[int], temperature: float, keep_states: bool
-    ) -> list[Completed]:
-        """Decode until every row has ended. ``luck``: uniform numbers, (rows, steps)."""
-        count, steps = luck.shape
-        rows = [_Row(prompt) for prompt in self._prompts]
-        alive = list(range(count))
-        for step in range(steps):
-            logits = self._policy.logits(self._last)
-            tokens, logprobs = _draw(logits, luck[alive, step], temperature)
-            chosen = logprobs.gather(-1, tokens[:, None])[:, 0].tolist()
-            entropies = _entropies(logprobs).tolist() if keep_states else []
-            for place, token in enumerate(tokens.tolist()):
-                row = rows[alive[place]]
-                if not row.ended:
-                    row.ids.append(token)
-                    row.logprobs.append(chosen[place])
-                    row.ended = token in end_ids
-                    if keep_states:
-                        row.entropies.append(entropies[place])
-                        row.states.append(self._last[place].float())
-            going = [place for place, row in enumerate(alive) if not rows[row].ended]
-            if not going or step == steps - 1:
-                break
-            if len(going) <= 0.75 * len(alive):  # finished rows cost as much as living ones
-                keep = torch.tensor(going, device=self._real.device)
-                self._cache.batch_select_indices(keep)
-                self._real, tokens = self._real[keep], tokens[keep]
-                alive = [alive[place] for place in going]
-            self._real = torch.cat([self._real, self._real.new_ones(len(alive), 1)], dim=1)
-            positions = self._real.sum(1, keepdim=True) - 1
-            self._last = self._forward(tokens[:, None], positions)
-        return [row.completed() for row in rows]
-
-    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Last hidden state of each row, (rows, D); the cache grows."""
-        out: Tensor = self._trunk(
-            input_ids=ids,
-            attention_mask=self._real,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
-        return out[:, -1]
-
-
-@dataclass
-class _Row:
-    """One completion while it grows."""
-
-    prompt: tuple[int, ...]
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    states: list[Tensor] = field(default_factory=list)
-    ended: bool = False
-
-    def completed(self) -> Completed:
-        return Completed(
-            self.prompt,
-            tuple(self.ids),
-            tuple(self.logprobs),
-            self.ended,
-            tuple(self.entropies),
-            tuple(self.states),
+    Every row is filled in by one process and zero in the others, so that a sum puts them together.
+    """
+    if distributed.world() == 1:
+        return [mine[row] for row in range(len(prompts))]
+    ids = torch.zeros(len(prompts), 2 + steps, dtype=torch.long)  # length, ended, tokens
+    said = torch.zeros(len(prompts), 2, steps, dtype=torch.float64)
+    width = policy.width if any(c.states for c in mine.values()) else 0
+    width = int(distributed.total(width)) and policy.width
+    states = torch.zeros(len(prompts), steps if width else 0, width, device=policy.device)
+    for row, c in mine.items():
+        ids[row, : 2 + len(c.ids)] = torch.tensor([len(c.ids), c.ended, *c.ids])
+        said[row, 0, : len(c.logprobs)] = torch.tensor(c.logprobs, dtype=torch.float64)
+        said[row, 1, : len(c.entropies)] = torch.tensor(c.entropies, dtype=torch.float64)
+        if c.states:
+            states[row, : len(c.ids)] = torch.stack(c.states)
+    distributed.add_up(ids, said, states)
+    return [
+        Completed(
+            tuple(prompt),
+            tuple(row[2 : 2 + row[0]]),
+            tuple(logprobs[: row[0]]),
+            bool(row[1]),
+            tuple(entropies[: row[0]]) if width else (),
+            tuple(own[: row[0]]) if width else (),
         )
+        for prompt, row, (logprobs, entropies), own in zip(
+            prompts, ids.tolist(), said.tolist(), states, strict=True
+        )
+    ]
 
 
-def _draw(logits: Tensor, luck: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """One token for each row of (rows, V) by inverting the CDF, and all log-probabilities."""
-    if temperature == 0.0:
-        return logits.argmax(-1), logits.log_softmax(-1)
-    logprobs = (logits / temperature).log_softmax(-1)
-    # In half the precision, rounding would favour the last tokens; Apple's GPUs have no other.
-    exact = torch.float32 if logprobs.device.type == "mps" else torch.float64
-    cumulative = logprobs.to(exact).exp().cumsum(-1)
-    point = luck.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, point, right=True)[:, 0]
-    return tokens.clamp(max=logits.shape[-1] - 1), logprobs
-
-
-def _entropies(logprobs: Tensor) -> Tensor:
-    return -(logprobs.exp() * logprobs).sum(-1)
+def _completed(
+    prompts: Sequence[Sequence[int]], written: Written, end_ids: Collection[int]
+) -> list[Completed]:
+    """Rows as they were drawn, cut after their end."""
+    found: list[Completed] = []
+    entropies = [] if written.entropies is None else written.entropies.tolist()
+    rows = zip(prompts, written.ids.tolist(), written.logprobs.tolist(), strict=True)
+    for row, (prompt, ids, logprobs) in enumerate(rows):
+        end = next((place for place, token in enumerate(ids) if token in end_ids), None)
+        count = len(ids) if end is None else end + 1
+        found.append(
+            Completed(
+                tuple(prompt),
+                tuple(ids[:count]),
+                tuple(logprobs[:count]),
+                end is not None,
+                tuple(entropies[row][:count]) if entropies else (),
+                () if written.states is None else tuple(written.states[row, :count]),
+            )
+        )
+    return found

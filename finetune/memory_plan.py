@@ -35,7 +35,7 @@ PROMPT_TOKENS: Final = 256
 """A prompt's length that rollouts are planned for."""
 RUNTIME: Final = 600 << 20
 """What CUDA and its libraries take for themselves; on a processor little."""
-CPU_LOGITS, GPU_LOGITS = 64 << 20, 256 << 20
+CPU_LOGITS, CPU_LOGITS_IN_BLOCKS, GPU_LOGITS = 16 << 20, 64 << 20, 256 << 20
 """The logits that are made at once (``Policy.rows_of_logits``); four such tables exist."""
 MIN_TOKENS: Final = 256
 MAX_TOKENS: Final = {"cpu": 1024}
@@ -140,7 +140,10 @@ def _plan(
         working += min(PIECE, largest) * dtype.itemsize + 16 * min(LARGE_CHUNK, largest)
     rows = recipe.ppo.prompts_per_step * recipe.ppo.completions_per_prompt
     cached = rows * (PROMPT_TOKENS + recipe.ppo.max_new_tokens) * _cache_bytes(header, dtype)
-    working += 4 * (CPU_LOGITS if kind == "cpu" else GPU_LOGITS)
+    if kind == "cpu":
+        working += 4 * (CPU_LOGITS_IN_BLOCKS if in_blocks else CPU_LOGITS)
+    else:
+        working += 4 * GPU_LOGITS
     per_token = _activation_bytes(header, dtype, forgets)
     spare = max(0, available - weights - adapters - working)
     most = MAX_TOKENS.get(kind, MAX_TOKENS_ELSEWHERE)

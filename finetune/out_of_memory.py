@@ -42,11 +42,15 @@ def smaller_if_needed(
     Raises:
         RuntimeError or MemoryError: not even one sequence at a time fits.
     """
+    from finetune import distributed  # brings torch
+
     while True:
         try:
             return work(run.micro_batch_tokens)
         except (RuntimeError, MemoryError, OSError) as error:
             if not is_out_of_memory(error) or run.micro_batch_tokens <= FEWEST_TOKENS:
+                raise
+            if distributed.world() > 1:  # the others are in the middle of theirs and know nothing
                 raise
         # Outside of the except block: the exception's frames hold the tensors of the try.
         forget()

@@ -23,6 +23,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from finetune import distributed
+
 ATTENTION: Final = "attune"
 """The attention of every trunk: transformers' own, and that of packs where one is given."""
 
@@ -76,11 +78,12 @@ def pack(
 def packs(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Indices in groups of at most ``tokens`` tokens in all, the shortest sequences first.
 
-    A sequence longer than ``tokens`` is a group of its own.
+    A sequence longer than ``tokens`` is a group of its own. Where several processes train, these
+    are the groups of this one's share.
     """
     groups: list[list[int]] = []
     room = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+    for index in distributed.share(sorted(range(len(lengths)), key=lambda i: (lengths[i], i))):
         if not groups or lengths[index] > room:
             groups.append([])
             room = tokens

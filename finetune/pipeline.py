@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from typing import Any
 
 import torch
 
-from finetune import devices, ppo, reward, sft
+from finetune import devices, distributed, ppo, reward, sft
 from finetune.architectures import architecture_of
 from finetune.checkpoint import (
     Checkpoint,
@@ -38,7 +37,15 @@ from finetune.checkpoint import (
     without_prefix,
 )
 from finetune.contract.errors import InputError
-from finetune.contract.events import Note, RunDone, RunStarted, Stage, StageDone, StageStarted
+from finetune.contract.events import (
+    MemoryPlan,
+    Note,
+    RunDone,
+    RunStarted,
+    Stage,
+    StageDone,
+    StageStarted,
+)
 from finetune.contract.gguf_file import read_header
 from finetune.contract.manifest import file_sha256
 from finetune.contract.recipe import Recipe
@@ -81,7 +88,7 @@ class Choice:
 
 def run(run_dir: Path, emit: Emit, should_stop: Callable[[], bool], *, resumed: bool) -> RunDone:
     """Bring the run in ``run_dir`` to its end; the final event is returned, not emitted."""
-    work = _Run(run_dir, emit, should_stop)
+    work = _Run(run_dir, emit, distributed.agreed(should_stop))
     emit(
         RunStarted(
             work.run_id,
@@ -89,6 +96,12 @@ def run(run_dir: Path, emit: Emit, should_stop: Callable[[], bool], *, resumed: 
             work.device.name,
             work.device.dtype_name,
             resumed,
+        )
+    )
+    plan = work.plan
+    emit(
+        MemoryPlan(
+            plan.held, plan.weights, plan.adapters, plan.activations, plan.working, plan.available
         )
     )
     work.prepare()
@@ -116,7 +129,8 @@ class _Run:
         architecture_of(self.base)
         parameters = devices.parameter_count(self.base)
         device = devices.choose_device(parameters)
-        self.device, self.products = same_machine(run_dir, device, parameters)
+        with distributed.leader_first():
+            self.device, self.products = same_machine(run_dir, device, parameters)
         torch.set_num_threads(self.device.threads)
         self.plan = devices.memory_plan(self.device, self.base, self.recipe, self.spec.weights)
         self.tokens = self.plan.tokens
@@ -177,7 +191,7 @@ class _Run:
 
     @cached_property
     def policy(self) -> Policy:
-        print(self.plan.in_words(), file=sys.stderr)
+        log.info("%s", self.plan.in_words())
         trunk = load_trunk(
             self.spec.base, self.device.dtype, self.device.torch_device,
             held=self.plan.held, weights=self.spec.weights,
@@ -290,7 +304,7 @@ class _Run:
         finished = load_checkpoint(self.folder / "ppo" / "done")
         if finished is None:
             judge = self.scores.trusted_judge
-            with self.policy.narrowed(self.products), self._stage_run("ppo") as stage_run:
+            with self._stage_run("ppo") as stage_run:  # in the trunk's own type: ratios are exact
                 metrics = ppo.train_ppo(
                     self.policy,
                     [prompt.ids for prompt in self.data.train.prompts],
@@ -380,6 +394,9 @@ class _Run:
             metrics={**self.metrics, **choice.report.metrics},
         )
         final = self.folder / "export"
+        written = self._greedy(self._evaluation_prompts()[:PARITY_SEQUENCES], choice.roles)
+        if not distributed.leads():
+            return RunDone(str(final), tuple(self.stages))
         manifest = write_version(
             final,
             facts,
@@ -387,7 +404,7 @@ class _Run:
             choice.roles,
             self.scores.heads if self.learns("reward") else None,
             self.vocabulary,
-            self._greedy(self._evaluation_prompts()[:PARITY_SEQUENCES], choice.roles),
+            written,
         )
         self._done("export", {name: manifest.metrics[name] for name in PARITY_METRICS})
         return RunDone(str(final), tuple(self.stages), manifest.metrics)

@@ -29,7 +29,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from finetune import rl_math, weighted_regression
+from finetune import distributed, rl_math, weighted_regression
 from finetune.checkpoint import (
     Checkpoint,
     optimizer_tensors,
@@ -260,6 +260,7 @@ def _learn(
                 optimizer.zero_grad()
                 return _means(totals, updates) | {"explained_variance": explained}
             for group in optimizer.param_groups:
+                distributed.reduce_gradients(group["params"])
                 nn.utils.clip_grad_norm_(group["params"], recipe.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -312,6 +313,7 @@ def _minibatch(
             ("approximate_kl", policy_loss.approximate_kl),
         ):
             seen[name] += share * value.item()
+    seen = distributed.summed(seen)
     if not math.isfinite(seen["policy_loss"]):
         raise Diverged("the policy loss is not a number any more")
     return seen

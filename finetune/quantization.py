@@ -44,7 +44,7 @@ def require_quantization(name: str) -> Quantization:
     """
     for known in ("BASE", *FTYPES):
         if name.upper() == known:
-            return known  # type: ignore[return-value]
+            return known
     raise InputError(f"{name!r} is no quantisation; choose one of BASE, {', '.join(FTYPES)}.")
 
 

@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from finetune import rl_math
+from finetune import distributed, rl_math
 from finetune.checkpoint import (
     Checkpoint,
     optimizer_tensors,
@@ -99,11 +99,12 @@ def last_hidden(policy: Policy, some: Pack) -> Tensor:
 def last_states(policy: Policy, rows: Sequence[Sequence[int]], tokens_at_once: int) -> Tensor:
     """What the reward model's trunk makes of whole sequences (prompt, completion, end of turn):
     last hidden states in float32, (N, D)."""
-    states = torch.empty(len(rows), policy.width, device=policy.device)
+    states = torch.zeros(len(rows), policy.width, device=policy.device)
     with policy.using(*ROLE):
         for group in packs([len(ids) for ids in rows], tokens_at_once):
             some = pack([(rows[i], ()) for i in group], policy.device)
             states[torch.tensor(group, device=policy.device)] = last_hidden(policy, some).float()
+    distributed.add_up(states)
     return states
 
 
@@ -249,6 +250,7 @@ def train_reward(
         loss = smaller_if_needed(
             run, partial(_backward, policy, heads, some, drawn[chosen], recipe), optimizer.zero_grad
         )
+        distributed.reduce_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -289,4 +291,4 @@ def _backward(
         loss = loss / len(groups)
         loss.backward()
         total += loss.item()
-    return total
+    return distributed.total(total)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finetune import rl_math
+from finetune import distributed, rl_math
 from finetune.contract.recipe import PpoRecipe
 from finetune.generate import Completed, sample
 from finetune.packing import packs
@@ -96,6 +96,7 @@ def score_tokens(
             else:
                 found = policy.token_logprobs(states, some.targets, temperature)
             logprobs[group] = unflatten(found, own)
+    distributed.add_up(logprobs, *((entropy, hidden) if with_states else ()))
     return Scored(logprobs, entropy, hidden)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from finetune.console import EventStream, StopRequest
 from finetune.contract.errors import InputError
-from finetune.contract.events import FailureCode, RunDone, RunFailed
+from finetune.contract.events import Event, FailureCode, RunDone, RunFailed
 from finetune.out_of_memory import is_out_of_memory
 from finetune.run_lock import RunLock
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 3
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+Emit = Callable[[Event], None]
 
 
 def run_to_end(
@@ -28,11 +29,11 @@ def run_to_end(
     """Run the pipeline on a prepared folder and emit its final event; the exit code."""
     should_stop = StopRequest()
     should_stop.watch()
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+        return _follow(run_dir, should_stop, resumed=resumed)
 
     def work() -> RunDone:
-        from finetune.pipeline import run  # seconds of imports: the watcher listens already
-
-        return run(run_dir, stream.emit, should_stop, resumed=resumed)
+        return _run(run_dir, stream.emit, should_stop, resumed=resumed)
 
     lock: RunLock | None = None
     try:
@@ -59,6 +60,28 @@ def run_to_end(
         print(result.message, file=sys.stderr)
         return MISUSED
     return STOPPED if result.code == "stopped" else FAILED
+
+
+def _run(run_dir: Path, emit: Emit, should_stop: Callable[[], bool], *, resumed: bool) -> RunDone:
+    from finetune import distributed  # seconds of imports: the watcher listens already
+    from finetune.pipeline import run
+
+    distributed.start()
+    try:
+        return run(run_dir, emit, should_stop, resumed=resumed)
+    finally:
+        distributed.stop()
+
+
+def _follow(run_dir: Path, should_stop: Callable[[], bool], *, resumed: bool) -> int:
+    """One of several processes that train together, and not the one that writes and speaks.
+
+    The exit code is that of a failure only where it failed alone: what all of them came to, the
+    first one says.
+    """
+    result = guarded(lambda: _run(run_dir, lambda event: None, should_stop, resumed=resumed))
+    alone = isinstance(result, RunFailed) and result.code in ("bug", "out_of_memory", "disk_full")
+    return FAILED if alone else DONE
 
 
 def guarded(work: Callable[[], RunDone]) -> RunDone | RunFailed:

@@ -17,6 +17,7 @@ from functools import partial
 
 import torch
 
+from finetune import distributed
 from finetune.checkpoint import (
     Checkpoint,
     optimizer_tensors,
@@ -173,6 +174,7 @@ def train_sft(
             rate *= warmup_cosine(at, steps, recipe.warmup_fraction)
             set_learning_rate(optimizer, [rate])
             loss = smaller_if_needed(run, partial(backward, policy, some), optimizer.zero_grad)
+            distributed.reduce_gradients(parameters)
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from finetune import rl_math
+from finetune import distributed, rl_math
 from finetune.contract.chat_template import TrainingExample
 from finetune.packing import Pack, pack, packs
 from finetune.policy import Policy
@@ -32,6 +32,8 @@ def backward(
 ) -> float:
     """Accumulate the gradient of ``scale`` times the loss; the loss in nats a token.
 
+    Of several processes each has the gradient of its own share then.
+
     Args:
         weights: of the examples; all 1 where not given.
     """
@@ -44,7 +46,7 @@ def backward(
         loss = rl_math.weighted_token_loss(logprobs, _spread(each, some), count)
         (scale * loss).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    return total
+    return distributed.total(total)
 
 
 @torch.no_grad()
@@ -71,6 +73,7 @@ def completion_logprobs(
         logprobs = policy.learned_logprobs(some).cpu().double()
         parts = torch.split(logprobs, [int(counts[i]) for i in group])
         sums[group] = torch.stack([part.sum() for part in parts])
+    distributed.add_up(sums)
     return sums, counts
 
 

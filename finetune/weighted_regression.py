@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from finetune import rl_math
+from finetune import distributed, rl_math
 from finetune.contract.chat_template import TrainingExample
 from finetune.contract.recipe import PpoRecipe
 from finetune.generate import Completed
@@ -121,6 +121,7 @@ def learn(
 
             total += smaller_if_needed(run, gradient, optimizer.zero_grad)
             for group in optimizer.param_groups:
+                distributed.reduce_gradients(group["params"])
                 nn.utils.clip_grad_norm_(group["params"], recipe.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()

@@ -75,6 +75,7 @@ class FakeEngine:
                 yield EngineFailure("Loading was stopped.", reason="cancelled")
                 return
             time.sleep(0.01)
+            yield LoadProgress(0.5)
         yield from _provoke(model.version_id, None)
         if "!fail" in model.version_id:
             return

@@ -95,11 +95,13 @@ class PrefixCache:
             prompt, cuts, adapter = wanted[0]
             sequences = [self._claim(prompt, cuts, adapter)]
         else:
+            parked_already = set()
             for prompt, cuts, adapter in wanted:
                 live, _ = self._best(self._live, prompt, cuts, adapter)
                 if live is not None:
                     self._park(live)
-            self._park_live({adapter for _, _, adapter in wanted})
+                    parked_already.add(adapter)
+            self._park_live(parked_already)
             self.clear()
             sequences = []
             for prompt, cuts, adapter in wanted:

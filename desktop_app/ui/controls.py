@@ -24,7 +24,8 @@ from PySide6.QtWidgets import (
 from desktop_app.ui.theme import Theme
 
 TextRole = Literal["body", "muted", "small", "strong", "heading", "title", "number"]
-ButtonKind = Literal["primary", "plain", "quiet", "danger", "disclosure"]
+ButtonKind = Literal["primary", "plain", "quiet", "link", "danger", "disclosure"]
+"""A link is no higher than the line of text it stands in."""
 
 
 class TextLabel(QLabel):

@@ -166,6 +166,7 @@ class ConversationView(QWidget):
             row = self.list.row(mark)
             if isinstance(row, ContextMarkRow):
                 row.show_mark(self._mark)
+                self.list.row_changed(mark)
         self.list.set_keys(keys)
         self._refresh_rows()
         self._stack.setCurrentWidget(self.list if messages else self.empty)

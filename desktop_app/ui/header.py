@@ -76,7 +76,9 @@ class ContextMeter(QWidget):
         # What is kept for the answer is the pale end of the bar.
         full = bar.width()
         kept = full * min(1.0, use.reserved / total)
-        painter.setBrush(QColor(tokens.border))
+        pale = QColor(tokens.text_muted)
+        pale.setAlphaF(0.45)
+        painter.setBrush(pale)
         painter.drawRoundedRect(QRectF(full - kept, bar.y(), kept, bar.height()), 2, 2)
         is_full = use.unseen > 0 or share > NEARLY_FULL
         painter.setBrush(QColor(tokens.warning if is_full else tokens.accent))
@@ -161,9 +163,9 @@ class ModelStatus(QWidget):
         self._version = ""
         self._is_narrow = False
         self._words = ElidedLabel("small")
-        self.restart = Button("quiet")
+        self.restart = Button("link")
         self.restart.hide()
-        self.cancel = Button("quiet")
+        self.cancel = Button("link")
         self.cancel.hide()
         self._patience = QTimer(self)
         self._patience.setSingleShot(True)

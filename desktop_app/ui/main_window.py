@@ -377,9 +377,12 @@ class MainWindow(QMainWindow):
         )
 
     def _show_version(self) -> None:
-        active = self._learning.active_version()
+        """The version that answers: where the active one was refused, another one does."""
+        loaded, state = self._chat.engine.model, self._chat.engine.state
+        answers = loaded.version_id if loaded and state.status == "ready" else ""
         names = {v.version_id: v.name for v in self._learning.versions()}
-        self.header.status.set_version(names.get(active, ""))
+        name = names.get(answers or self._learning.active_version(), "")
+        self.header.status.set_version(name)
 
     # --- what the parts ask for ---
 

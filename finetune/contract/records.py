@@ -3,13 +3,13 @@
 Every record holds all that training needs (the messages up to the turn, the completion
 exactly as generated) and all that tells where a completion came from. A snapshot is a folder
 of JSON-lines files, one record a line; ``read_records`` reports bad lines by number and keeps
-the others.
+the others. It reads files in KoChatGPT's form as well, arrays or lines.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +124,10 @@ def from_json_line(line: str) -> Record:
         raw = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON ({error.msg} at character {error.pos})") from error
+    return _checked(raw)
+
+
+def _checked(raw: object) -> Record:
     if not isinstance(raw, dict):
         raise InputError("not a JSON object")
     try:
@@ -140,24 +144,54 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         file.writelines(to_json_line(record) + "\n" for record in records)
 
 
-def read_records(paths: Iterable[Path]) -> tuple[list[Record], list[BadLine]]:
-    """All readable records of these files, and the lines that are not."""
+def read_records(
+    paths: Iterable[Path], ranking: Literal["best_first", "places"] = "best_first"
+) -> tuple[list[Record], list[BadLine]]:
+    """All readable records of these files, and the lines that are not.
+
+    ``ranking``: how KoChatGPT's rankings are meant. In an array, a row's number stands for its
+    line's.
+    """
     records: list[Record] = []
     bad: list[BadLine] = []
     for path in paths:
         try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             bad.append(BadLine(path, 1, f"not UTF-8 text ({error.reason})"))
             continue
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
+        for number, row in _rows(text):
             try:
-                records.append(from_json_line(line))
+                if isinstance(row, InputError):
+                    raise row
+                records.append(_any_record(row, number, ranking))
             except InputError as error:
                 bad.append(BadLine(path, number, str(error)))
     return records, bad
+
+
+def _rows(text: str) -> Iterator[tuple[int, object]]:
+    """The JSON values of an array, or of lines, with their numbers; errors in their place."""
+    if text.lstrip().startswith("["):
+        try:
+            yield from enumerate(json.loads(text), start=1)
+        except json.JSONDecodeError as error:
+            yield error.lineno, InputError(f"not JSON ({error.msg} at character {error.colno})")
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                yield number, InputError(f"not JSON ({error.msg} at character {error.pos})")
+
+
+def _any_record(raw: object, number: int, ranking: Literal["best_first", "places"]) -> Record:
+    if isinstance(raw, dict) and "kind" not in raw and isinstance(raw.get("prompt"), str):
+        from finetune.contract.kochatgpt import record_of_row
+
+        return record_of_row(raw, number, ranking)
+    return _checked(raw)
 
 
 def _record(raw: Mapping[str, Any]) -> Record:

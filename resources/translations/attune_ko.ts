@@ -1041,6 +1041,30 @@
         <translation>모델이 계산하다가 실패했어요. 자세한 내용은 로그에 있어요.</translation>
     </message>
     <message>
+        <source>This model gives no hidden states, so it cannot score.</source>
+        <translation type="unfinished"></translation>
+    </message>
+    <message>
+        <source>{0} holds no reward model, so it cannot score completions.</source>
+        <translation type="unfinished"></translation>
+    </message>
+    <message>
+        <source>The reward model {0} was made for another model.</source>
+        <translation type="unfinished"></translation>
+    </message>
+    <message>
+        <source>With its prompt a completion is {0} tokens long, and the model can read {1} at once.</source>
+        <translation type="unfinished"></translation>
+    </message>
+    <message>
+        <source>The completions are too long to be scored together.</source>
+        <translation type="unfinished"></translation>
+    </message>
+    <message>
+        <source>Scoring was stopped.</source>
+        <translation type="unfinished"></translation>
+    </message>
+    <message>
         <source>The grammar cannot be used: {0}.</source>
         <translation>문법을 사용할 수 없습니다: {0}.</translation>
     </message>

@@ -235,9 +235,10 @@ def page(rows: dict[str, dict[str, list[Cost]]], differences: dict[str, float], 
     lines = [
         "# Export of a merged, quantised 0.5B shape", "",
         "Made by `tests/benchmarks/export.py`, which says what is measured.", "",
-        f"{made}. Medians of interleaved runs, in brackets the least and the most. The time of",
-        "the processor counts where the machine has other work; MB are at the peak, the second",
-        "figure without mapped files.", "",
+        f"{made}.", "",
+        "Medians of runs by turns, in brackets the least and the most. Where the machine has other",
+        "work it is the processor's time that counts. MB are at the peak; the second figure",
+        "leaves out mapped files.", "",
         "| to | | wall s | CPU s | resident MB | anonymous MB |", "|-|-|-|-|-|-|",
     ]  # fmt: skip
     claims = []

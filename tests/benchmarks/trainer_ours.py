@@ -108,12 +108,12 @@ class Run:
         ]
 
     def sft(self) -> None:
-        recipe = replace(SftRecipe(), lora=self.lora, epochs=1)
+        recipe = replace(SftRecipe(), lora=self.lora, epochs=1, **self.task.recipe)
         with self.narrowed():
             sft.train_sft(self.policy, self.examples(), (), recipe, self.task.seed, self.stage)
 
     def reward(self) -> reward.RewardHeads:
-        recipe = replace(RewardRecipe(), lora=self.lora, epochs=1)
+        recipe = replace(RewardRecipe(), lora=self.lora, epochs=1, **self.task.recipe)
         with self.narrowed():
             return reward.train_reward(
                 self.policy, self.ranked(), (), recipe, self.task.seed, self.stage

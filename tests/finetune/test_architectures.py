@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from finetune.architectures import ARCHITECTURES
 from finetune.contract.errors import InputError
 from finetune.contract.gguf_file import read_header
-from finetune.export import torch_logits, write_adapter
+from finetune.contract.recipe import Quantization
+from finetune.export import compare, torch_logits, write_adapter
 from finetune.generate import sample
 from finetune.gguf_weights import linear_stems, load_trunk, read_adapter
+from finetune.merge import write_merged
 from finetune.parity import Question, answer
 from finetune.policy import Policy
 from finetune.stage import generator_for
@@ -90,9 +92,7 @@ def test_with_llama_cpps_table_for_gelu_torch_is_as_near_as_elsewhere(
     for block in model.transformer.h if name == "gpt2" else model.model.layers:
         setattr(block.mlp, "act" if name == "gpt2" else "act_fn", RoundedGelu())
     theirs = answer(Question(path, None, (), SEQUENCES)).logits[0]
-    found = np.abs(logits_of(model) - theirs).max()
-    print(found)
-    assert found < 1e-3
+    assert np.abs(logits_of(model) - theirs).max() < 1e-3
 
 
 @sorts
@@ -129,6 +129,23 @@ def test_an_adapter_on_every_linear_layer_is_the_trained_model_in_llama_cpp(
     for module, (a, b) in policy.joined(ROLES).items():
         assert torch.equal(again[module][0], a)
         assert torch.equal(again[module][1], b)
+
+
+@pytest.mark.parametrize("quantization", ["F16", "Q8_0"])
+@sorts
+def test_a_merged_model_scores_as_the_trained_one_in_llama_cpp(
+    folder: Path, sort: Sort, quantization: Quantization
+) -> None:
+    path, _ = written(folder, sort)
+    policy = filled(Policy(load_trunk(path)), *ROLES)
+    merged = folder / f"{sort.name}-{quantization}.gguf"
+    adapter = folder / f"{sort.name}-to-merge.gguf"
+    write_adapter(adapter, read_header(path), policy.joined(ROLES), {})
+    write_merged(merged, path, adapter, quantization, {})
+    theirs = answer(Question(merged, None, (), SEQUENCES)).logits
+    found = compare(torch_logits(policy, SEQUENCES, *ROLES), theirs)
+    assert found.kl < {"F16": 1e-4, "Q8_0": 5e-3}[quantization]
+    assert compare(torch_logits(policy, SEQUENCES), theirs).kl > 0.05
 
 
 @pytest.mark.parametrize("name", ["gemma3", "phi3", "gpt2"])

@@ -9,11 +9,15 @@ import pytest
 import safetensors.torch
 import torch
 
+from finetune import pipeline
 from finetune.contract.errors import InputError
+from finetune.contract.records import write_records
 from finetune.gguf_weights import load_trunk
 from finetune.policy import Policy, pad_batch
+from finetune.run_folder import prepare_run, read_spec
 from tests import tiny_models
 from tests.finetune.architecture_models import SORTS, write_gguf
+from tests.finetune.conftest import feedback
 
 IDS = tuple(range(5, 45))
 
@@ -91,7 +95,7 @@ def test_other_models_are_refused_in_a_sentence(
     with pytest.raises(InputError, match=r"is 64x128 there and 64x96 in the GGUF"):
         hidden(path, tmp_path / "wider")
     SORTS["qwen3"].make(vocab_size=500).save_pretrained(tmp_path / "words")
-    with pytest.raises(InputError, match=r"embed_tokens\.weight is 500x64 there"):
+    with pytest.raises(InputError, match=r"\.weight is 500x64 there and 459x64 in"):
         hidden(path, tmp_path / "words")
     SORTS["qwen3"].make(num_hidden_layers=3).save_pretrained(tmp_path / "deeper")
     with pytest.raises(InputError, match=r"layers\.2\..* is not in the GGUF's model"):
@@ -133,3 +137,31 @@ def test_damage_is_a_sentence(tmp_path: Path, saved: tuple[Path, Path, Any]) -> 
     (folder / "config.json").write_text("[1]")
     with pytest.raises(InputError, match=r"config\.json in .* is damaged"):
         hidden(path, folder)
+
+
+def test_a_run_trains_on_the_folders_weights(tmp_path: Path, saved: tuple[Path, Path, Any]) -> None:
+    _, path, _ = saved
+    other = tmp_path / "other"
+    SORTS["qwen3"].make(seed=1).save_pretrained(other)
+    write_records(tmp_path / "f.jsonl", feedback())
+    run_dir = tmp_path / "run"
+    prepare_run(run_dir, path, [tmp_path / "f.jsonl"], None, None, "Test", other)
+    assert read_spec(run_dir).weights == other.resolve()
+    run = pipeline._Run(run_dir, lambda event: None, lambda: False)
+    assert (run.plan.held, run.spec.base) == ("dense", path.resolve())
+    with torch.no_grad():
+        found = run.policy.hidden(pad_batch([(IDS, ())]))
+    assert torch.equal(found, hidden(path, other))
+
+
+def test_a_run_with_a_folder_of_another_model_is_not_even_prepared(
+    tmp_path: Path, saved: tuple[Path, Path, Any]
+) -> None:
+    _, path, _ = saved
+    SORTS["llama"].make().save_pretrained(tmp_path / "llama")
+    write_records(tmp_path / "f.jsonl", feedback())
+    with pytest.raises(InputError, match="of the kind 'llama'"):
+        prepare_run(
+            tmp_path / "run", path, [tmp_path / "f.jsonl"], None, None, None, tmp_path / "llama"
+        )
+    assert not (tmp_path / "run").exists()

@@ -75,7 +75,9 @@ def test_a_sampler_that_disagrees_is_found_out(policy: Policy) -> None:
     filled(policy, "sft", "ppo")
     found = rolled_out(policy)
     with pytest.raises(Diverged, match="disagree"):
-        rollouts.check_sampler(dataclasses.replace(found, logprobs=found.logprobs + 0.01), torch.float32)
+        rollouts.check_sampler(
+            dataclasses.replace(found, logprobs=found.logprobs + 0.01), torch.float32
+        )
 
 
 def test_scores_do_not_depend_on_the_order_and_length_of_prompts(policy: Policy) -> None:

@@ -1,6 +1,8 @@
 """A trunk held in its blocks computes and learns what the dequantised one does."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -8,13 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from finetune import ggml, quantized_linear
+from finetune import devices, ggml, quantized_linear
+from finetune.contract.events import StageDone
+from finetune.contract.manifest import read_manifest
 from finetune.dequantize import KINDS
 from finetune.gguf_weights import load_trunk
+from finetune.memory_plan import MemoryPlan
+from finetune.packing import pack
 from finetune.policy import Policy, pad_batch
 from finetune.quantized_linear import QuantizedEmbedding, QuantizedLinear
 from tests import tiny_models
 from tests.finetune.architecture_models import SORTS, write_gguf
+from tests.finetune.conftest import feedback
+from tests.finetune.test_pipeline import Runs
 from tests.finetune.test_policy import filled
 
 IDS = tuple(range(5, 45))
@@ -47,7 +55,7 @@ def gradients(policy: Policy) -> tuple[float, list[torch.Tensor]]:
     """The loss of one row, and the gradients of all adapter weights."""
     filled(policy, "sft")
     with policy.using("sft"):
-        batch = pad_batch([(IDS, [False] * 10 + [True] * 30)])
+        batch = pack([(IDS, [False] * 10 + [True] * 30)])
         loss = -policy.learned_logprobs(batch).mean()
     loss.backward()
     found = [p.grad for p in policy.adapter_parameters("sft")]
@@ -171,3 +179,22 @@ def test_looked_up_rows_are_the_tables_rows() -> None:
     ids = torch.tensor([[3, 0], [49, 3]])
     whole = QuantizedLinear(blocks, "Q8_0", torch.float32).weight
     assert torch.equal(table(ids), 8.0 * whole[ids])
+
+
+@pytest.mark.slow
+def test_a_whole_run_on_blocks_ends_with_a_model_llama_cpp_confirms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_models.write_model(tmp_path / "base.gguf", quantization="Q8_0")
+    plan = devices.memory_plan
+
+    def tight(*arguments: Any) -> MemoryPlan:
+        return replace(plan(*arguments), held="blocks", copies=False, forgets=True)
+
+    monkeypatch.setattr(devices, "memory_plan", tight)
+    runs = Runs(tmp_path, base)
+    run_dir = runs.prepare("blocks", feedback())
+    runs.run(run_dir)
+    manifest = read_manifest(run_dir / "export")
+    assert {"sft", "reward", "ppo"} <= {e.stage for e in runs.events if isinstance(e, StageDone)}
+    assert manifest.metrics["adapter_kl"] < 0.05

@@ -76,6 +76,7 @@ def test_doctor_says_whether_a_model_fits_and_how_long_it_takes(
 ) -> None:
     assert reports.doctor(tiny_gguf, None, as_json=False) == 0
     printed = capsys.readouterr().out
+    assert "memory plan: weights 0.00 GB (dequantised with copies)" in printed
     assert "fits     yes" in printed
     assert "with sixty pieces of feedback" in printed
     monkeypatch.setattr(devices, "free_memory", lambda: 1000)
@@ -93,9 +94,9 @@ def test_a_larger_model_needs_more_of_everything(
     small, big = (
         devices.estimate(device, read_header(path), Recipe()) for path in (tiny_gguf, large)
     )
-    assert big.weights > small.weights
-    assert big.adapters > small.adapters
-    assert big.needed > small.needed
+    assert big.plan.weights > small.plan.weights
+    assert big.plan.adapters > small.plan.adapters
+    assert big.plan.total > small.plan.total
     assert big.seconds > small.seconds
 
 

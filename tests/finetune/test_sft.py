@@ -9,8 +9,8 @@ import torch
 from finetune import sft
 from finetune.contract.chat_template import TrainingExample
 from finetune.contract.recipe import LoraRecipe, SftRecipe
-from finetune.policy import Policy, pad_batch
 from finetune.packing import pack, packs
+from finetune.policy import Policy, pad_batch
 from finetune.stage import Emit, StageRun, generator_for, warmup_cosine
 
 RECIPE = SftRecipe(lora=LoraRecipe(rank=4, alpha=8.0), epochs=4, batch_size=4, learning_rate=5e-3)

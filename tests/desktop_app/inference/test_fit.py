@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import llama_cpp
 import pytest
 
 from desktop_app.inference import devices, fit
@@ -275,7 +276,8 @@ def _as_it_is(path: Path) -> Path:
 
 
 def _in_four_bits(path: Path) -> Path:
-    return quantize(path, path.with_suffix(".q4.gguf"))
+    """As Q4_0, which is written in a tenth of Q4_K_M's time and laid out anew as well."""
+    return quantize(path, path.with_suffix(".q4.gguf"), llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0)
 
 
 @linux

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,13 +18,16 @@ from desktop_app.inference.engine import (
     LoadProgress,
     ModelReady,
     ModelRef,
+    PromptProgress,
     RequestDone,
+    Stop,
+    StreamDone,
 )
 from desktop_app.inference.engine_client import EngineClient, engine_command
 from desktop_app.inference.fit import MIB, Machine
 from desktop_app.inference.llama_engine import LlamaEngine
 from tests.desktop_app.inference.asking import ask, request
-from tests.sized_models import SIZE_30M, write_sized_model
+from tests.sized_models import SIZE_30M, SIZE_500M, write_sized_model
 from tests.tiny_models import TinyShape, write_model
 
 FAKE = ModelRef("v1", "/nowhere", "ab")
@@ -196,6 +201,45 @@ def test_cancelling_where_nothing_is_loaded_does_nothing(
     child.cancel_load()
     child.generate(request("hello"))
     assert isinstance(until(RequestDone, EngineFailure), RequestDone)
+
+
+# --- stopping ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_half_a_billion_weights_stop_within_300_ms_in_the_middle_of_a_prompt(
+    tmp_path: Path,
+) -> None:
+    if os.name == "posix" and os.getloadavg()[0] > (os.cpu_count() or 1):
+        pytest.skip("other programs keep the cores busy, so nothing can be said about time")
+    heard: queue.SimpleQueue[tuple[float, Event]] = queue.SimpleQueue()
+
+    def until(*kinds: type[Event]) -> float:
+        while True:
+            when, event = heard.get(timeout=120)
+            assert not isinstance(event, EngineFailure), event
+            if isinstance(event, kinds):
+                return when
+
+    path = write_sized_model(tmp_path / "m.gguf", SIZE_500M)
+    client = EngineClient(engine_command(), lambda event: heard.put((time.monotonic(), event)))
+    client.start()
+    try:
+        client.load(ModelRef("v", str(path), "x"))
+        until(ModelReady)
+        waits = []
+        for number in range(20):
+            client.generate(request(f"{number} " + "park " * 2000, request_id=str(number)))
+            until(PromptProgress)
+            time.sleep(0.05 + 0.04 * number)
+            asked = time.monotonic()
+            client.stop(Stop(str(number)))
+            waits.append(until(StreamDone) - asked)
+            until(RequestDone)
+    finally:
+        client.close()
+    assert sorted(waits)[-2] < 0.3, waits  # the 95th percentile
 
 
 # --- adapters that llama.cpp itself refuses -------------------------------------------------------

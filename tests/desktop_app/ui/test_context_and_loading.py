@@ -33,7 +33,7 @@ def texts(notice: Notice | None) -> str:
 # --- the meter and the menu ---
 
 
-def test_the_meter_says_what_is_used_kept_and_free(home: Home) -> None:
+def test_the_meter_says_what_is_used_kept_and_free(qtbot: QtBot, home: Home) -> None:
     meter = home.window.header.meter
     meter.set_context(ContextUse(1234, 512, 8192, 0))
     expected = "Of 8,192 tokens, 1,234 are used, 512 are kept for the answer and 6,446 are free."
@@ -42,7 +42,7 @@ def test_the_meter_says_what_is_used_kept_and_free(home: Home) -> None:
     meter.set_context(ContextUse(7000, 512, 8192, 4))
     assert meter.toolTip().endswith("4 earlier messages no longer fit.")
     home.language.set("ko")
-    assert "512개는 답변용" in meter.toolTip()
+    qtbot.waitUntil(lambda: "512개는 답변용" in meter.toolTip())
 
 
 def test_the_meter_follows_the_conversation(qtbot: QtBot, home: Home) -> None:
@@ -92,7 +92,8 @@ def test_a_mark_stands_where_what_the_model_sees_begins(qtbot: QtBot, home: Home
     assert below is not None
     assert row.geometry().bottom() <= below.geometry().top()
     home.language.set("ko")
-    assert row.accessibleName() == "모델은 이제 위의 메시지 2개를 보지 못해요."
+    korean = "모델은 이제 위의 메시지 2개를 보지 못해요."
+    qtbot.waitUntil(lambda: row.accessibleName() == korean)
 
 
 def test_a_summary_is_shown_with_the_mark_as_plain_text(qtbot: QtBot, home: Home) -> None:

@@ -1,0 +1,43 @@
+"""What ``finetune.distributed`` promises, asked in each of three processes by torchrun."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from finetune import distributed
+
+
+def main() -> None:
+    distributed.start()
+    rank = distributed.rank()
+    assert distributed.world() == 3
+    assert distributed.leads() == (rank == 0)
+
+    assert distributed.share("abcdefg") == ("adg", "be", "cf")[rank]
+    assert distributed.summed({"x": rank + 0.5, "y": -1.0}) == {"x": 4.5, "y": -3.0}
+    whole = torch.zeros(4)
+    whole[rank] = rank + 1.0
+    distributed.add_up(whole)
+    assert whole.tolist() == [1.0, 2.0, 3.0, 0.0]
+
+    everybody, somebody, nobody = (nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
+    everybody.grad = torch.full((2, 2), float(rank))
+    if rank == 1:
+        somebody.grad = torch.full((2, 2), 5.0)
+    distributed.reduce_gradients([everybody, somebody, nobody])
+    assert everybody.grad.tolist() == [[3.0, 3.0], [3.0, 3.0]]
+    assert somebody.grad is not None
+    assert somebody.grad.tolist() == [[5.0, 5.0], [5.0, 5.0]]
+    assert nobody.grad is None
+
+    assert distributed.agreed(lambda: rank == 2)()
+    assert not distributed.agreed(lambda: False)()
+    with distributed.leader_first():
+        pass
+    distributed.stop()
+    print(rank)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The judge: found again where there is something to find, never trusted where there is not."""
+
+import pytest
+import torch
+
+from finetune.contract.chat_template import TrainingExample
+from finetune.data import RankedPrompt
+from finetune.judge import FEWEST_JUDGEMENTS, fit_judge
+from finetune.stage import generator_for
+
+WIDTH = 32
+
+
+def judged(count: int, noise: float, seed: int = 1) -> tuple[torch.Tensor, list[RankedPrompt]]:
+    """States whose first column decides pairs, and thumbs on half of the prompts."""
+    generator = generator_for(seed, "states")
+    states = torch.randn(2 * count, WIDTH, generator=generator)
+    flips = torch.rand(count, generator=generator) < noise
+    groups = []
+    for n in range(count):
+        completions = tuple(TrainingExample((n, k), (False, True)) for k in (2 * n, 2 * n + 1))
+        better = int(states[2 * n + 1, 0] > states[2 * n, 0]) ^ int(flips[n])
+        if n % 2:
+            groups.append(RankedPrompt(completions, ((better, 1 - better, 1.0),), ()))
+        else:
+            thumbs = ((better, True, 0.5), (1 - better, False, 0.5))
+            groups.append(RankedPrompt(completions, (), thumbs))
+    return states, groups
+
+
+def test_a_taste_is_found_and_foretold() -> None:
+    states, groups = judged(60, 0.0)
+    reference = torch.randn(200, WIDTH, generator=generator_for(2))
+    judge = fit_judge(states, groups, reference)
+    assert judge is not None
+    assert judge.is_trusted
+    assert judge.accuracy > 0.75
+    scores = judge.score(reference)
+    assert torch.corrcoef(torch.stack([scores, reference[:, 0]]))[0, 1] > 0.8
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert scores.std().item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_judgements_by_dice_are_not_trusted() -> None:
+    trusted = 0
+    for seed in range(10):
+        states, groups = judged(40, 0.5, seed)
+        judge = fit_judge(states, groups, states)
+        assert judge is not None
+        trusted += judge.is_trusted
+    assert trusted <= 2
+
+
+def test_it_is_the_same_for_the_same_data_and_none_for_too_little() -> None:
+    states, groups = judged(20, 0.1)
+    first, second = (fit_judge(states, groups, states) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first.weight, second.weight)
+    assert fit_judge(states[:2], groups[:1], states) is None
+    assert fit_judge(states[:0], [], states) is None
+    assert FEWEST_JUDGEMENTS > 2
+
+
+def test_the_minimum_is_a_minimum() -> None:
+    """Against gradient descent on the formula of the module's first lines, written out again."""
+    from finetune import judge as module
+
+    states, groups = judged(20, 0.1)
+    rows, signs, weights, _ = module._judgements(states.double(), groups)
+    w, b = module._fitted(rows, signs, weights)
+
+    def loss(w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        wrong = -(weights * torch.sigmoid(rows @ w + b * signs).log()).sum()
+        return wrong + 0.5 * 0.1 * WIDTH * w.square().sum() + 1e-3 * b.square()
+
+    at = loss(w, b)
+    generator = generator_for(3)
+    for _ in range(20):
+        step = 1e-2 * torch.randn(WIDTH, generator=generator, dtype=torch.float64)
+        assert loss(w + step, b) > at
+        assert loss(w, b + 1e-2 * step[0]) > at - 1e-12
