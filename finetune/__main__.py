@@ -87,7 +87,8 @@ def _parser(*, with_starter: bool) -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
 
     doctor = commands.add_parser("doctor", help="what this machine can train, and how fast")
-    doctor.add_argument("--model", type=Path, help="does this GGUF fit?")
+    doctor.add_argument("--model", type=Path, help="does this GGUF fit, and how long will it take?")
+    doctor.add_argument("--feedback", type=Path, nargs="+", default=[], help="time for just this")
     doctor.add_argument("--recipe", type=Path)
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
@@ -190,7 +191,7 @@ def _convert(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from finetune.reports import doctor
 
-    return doctor(options.model, options.recipe, as_json=options.json)
+    return doctor(options.model, options.recipe, options.feedback, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -45,28 +45,43 @@ class Device:
         return str(self.dtype).removeprefix("torch.")
 
 
-@dataclass(frozen=True)
-class Fit:
-    """What training a model would need on a device: memory and seconds."""
-
-    parameters: int
-    plan: MemoryPlan
-    seconds: float
-
-
 def choose_device(parameters: int = 0) -> Device:
-    """The best device of this machine for a model of so many parameters."""
+    """The best device of this machine for a model of so many parameters.
+
+    "cuda" is AMD's too, by PyTorch for ROCm. Under torchrun it is this process's own GPU.
+    """
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
-        wide = parameters <= SMALL or not torch.cuda.is_bf16_supported()
-        dtype = torch.float32 if wide else torch.bfloat16
-        return Device("cuda", torch.cuda.get_device_name(), dtype, 1, free)
-    for kind in ("xpu", "mps"):
-        backend = getattr(torch, kind, None)
-        if backend is not None and backend.is_available():
-            return Device(kind, kind.upper(), torch.float32, 1, free_memory())
+        return Device("cuda", torch.cuda.get_device_name(), _type("cuda", parameters), 1, free)
+    if torch.xpu.is_available():
+        free, _ = torch.xpu.mem_get_info()
+        return Device("xpu", torch.xpu.get_device_name(), _type("xpu", parameters), 1, free)
+    if torch.backends.mps.is_available():
+        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return Device("mps", "Apple GPU", _type("mps", parameters), 1, free)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Device("cpu", "CPU", torch.float32, _best_threads(cores or 1), free_memory())
+
+
+def _type(kind: str, parameters: int) -> torch.dtype:
+    """The type a trunk is held in on a GPU: bfloat16 for a large one, where the GPU can."""
+    wide = parameters <= SMALL or not computes(kind, torch.bfloat16)
+    return torch.float32 if wide else torch.bfloat16
+
+
+def computes(kind: str, dtype: torch.dtype) -> bool:
+    """Whether a product of matrices and its gradient come out right, tried on the device.
+
+    Drivers say that they can and fail, or compute zeros.
+    """
+    try:
+        a = torch.full((64, 64), 0.5, dtype=dtype, device=kind, requires_grad=True)
+        product = a @ torch.eye(64, dtype=dtype, device=kind)
+        product.sum().backward()  # type: ignore[no-untyped-call]
+        assert a.grad is not None
+        return bool((product == 0.5).all()) and bool((a.grad == 1.0).all())
+    except (RuntimeError, TypeError):
+        return False
 
 
 def _best_threads(cores: int) -> int:
@@ -168,35 +183,3 @@ def memory_plan(
     return plan_memory(
         header, recipe, device.kind, device.dtype, device.free_bytes, in_blocks=in_blocks
     )
-
-
-def estimate(device: Device, header: GgufHeader, recipe: Recipe) -> Fit:
-    """Memory and time of a whole run with some sixty pieces of feedback.
-
-    Per token and parameter a forward pass costs 2 operations and a pass through frozen weights
-    and back 4; the device's pace is measured on one matrix product.
-    """
-    parameters = parameter_count(header)
-    ppo = recipe.ppo
-    rows = ppo.prompts_per_step * ppo.completions_per_prompt
-    each = 60 + ppo.max_new_tokens // 2
-    passes = (recipe.sft.epochs + recipe.reward.epochs) * 60 * each * 4
-    passes += ppo.steps * rows * each * (2 + 2 * 2 + 4 * ppo.epochs)
-    passes += 2 * 3 * recipe.evaluation.prompts * 2 * (60 + recipe.evaluation.max_new_tokens) * 2
-    seconds = passes * parameters / _operations_per_second(device)
-    return Fit(parameters, memory_plan(device, header, recipe), seconds)
-
-
-def _operations_per_second(device: Device) -> float:
-    """Of matrix products, halved: the rest of a network is slower than they are."""
-    size = 512 if device.kind == "cpu" else 4096
-    before = torch.get_num_threads()
-    torch.set_num_threads(device.threads)
-    a = torch.ones(size, size, dtype=device.dtype, device=device.torch_device)
-    best = float("inf")
-    for _ in range(4):
-        start = time.perf_counter()
-        (a @ a).sum().item()
-        best = min(best, time.perf_counter() - start)
-    torch.set_num_threads(before)
-    return 2 * size**3 / best / 2

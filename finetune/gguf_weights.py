@@ -10,7 +10,7 @@ in ``architectures``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -182,6 +182,7 @@ def load_trunk(
     *,
     held: Held = "dense",
     weights: Path | None = None,
+    blocks: int | None = None,
 ) -> nn.Module:
     """The GGUF as a frozen transformers model in evaluation mode.
 
@@ -189,12 +190,15 @@ def load_trunk(
         dtype: of activations, and of weights held dense.
         held: "blocks" keeps matrices quantised in the device's memory.
         weights: a Hugging Face folder of the same model; its weights are taken and nothing else.
+        blocks: only so many of the model's blocks: for measurements.
 
     Raises:
         InputError: an architecture, a storage type or a folder that cannot be trained on.
     """
     device = torch.device(device)
     header = read_header(path)
+    if blocks is not None:
+        header = _shortened(header, blocks)
     model, config = empty_model(header)
     name = path.name
     found: Iterator[tuple[str, Tensor | Blocks]]
@@ -208,6 +212,17 @@ def load_trunk(
     make_whole(model, config, _rope_divisors(path, header), loudness)
     trunk: nn.Module = model.requires_grad_(False).to(device).eval()
     return trunk
+
+
+def _shortened(header: GgufHeader, blocks: int) -> GgufHeader:
+    """The header of the same model, had it only so many blocks."""
+    kept = {
+        name: info
+        for name, info in header.tensors.items()
+        if not name.startswith("blk.") or int(name.split(".")[1]) < blocks
+    }
+    metadata = {**header.metadata, f"{header.architecture}.block_count": blocks}
+    return replace(header, metadata=metadata, tensors=kept)
 
 
 def _fill(

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from finetune import devices
+from finetune import devices, estimate
 from finetune.architectures import architecture_of
 from finetune.contract import recipe as recipes
 from finetune.contract.errors import InputError
 from finetune.contract.events import Sample
-from finetune.contract.gguf_file import read_header
+from finetune.contract.gguf_file import GgufHeader, read_header
 from finetune.contract.recipe import Recipe
 from finetune.contract.records import read_records
-from finetune.data import Encoder, build_dataset
+from finetune.data import Dataset, Encoder, build_dataset
 from finetune.evaluate import evaluate, write_for
 from finetune.gguf_weights import load_trunk, read_adapter
 from finetune.policy import Policy
@@ -45,18 +45,7 @@ def evaluate_adapter(
     policy = Policy(trunk, copies=plan.copies, forgets=plan.forgets)
     policy.set_adapter(ADAPTER, given)
     vocabulary = GgufVocabulary(base, header.chat_template)
-    context = int(header.hyperparameter("context_length", settings.max_tokens))
-    encoder = Encoder(vocabulary, header.chat_template, min(settings.max_tokens, context))
-    records, bad = read_records(feedback_files(feedback))
-    for line in bad:
-        print(f"Skipped: {line}.", file=sys.stderr)
-    data = build_dataset(
-        records,
-        encoder,
-        held_out_fraction=settings.evaluation.held_out_fraction,
-        rating_weight=settings.reward.rating_weight,
-        completion_room=settings.evaluation.max_new_tokens,
-    )
+    data = _dataset(base, header, feedback, settings)
     prompts = (data.held_out.prompts or data.train.prompts)[: settings.evaluation.prompts]
     if not prompts:
         raise InputError("There is no usable prompt in this feedback.")
@@ -85,8 +74,13 @@ def evaluate_adapter(
     return 0 if report.passed else 1
 
 
-def doctor(model: Path | None, recipe: Path | None, *, as_json: bool) -> int:
-    """Say what this machine trains on, and whether ``model`` fits. 1 where it does not."""
+def doctor(
+    model: Path | None, recipe: Path | None, feedback: Sequence[Path] = (), *, as_json: bool
+) -> int:
+    """Say what this machine trains on, whether ``model`` fits, and what each stage will take.
+
+    Returns 1 where it does not fit.
+    """
     settings = _recipe(recipe)
     header = None if model is None else read_header(model)
     if header is not None:
@@ -99,13 +93,17 @@ def doctor(model: Path | None, recipe: Path | None, *, as_json: bool) -> int:
         "threads": device.threads,
         "free_bytes": device.free_bytes,
     }
+    lines = [
+        f"device   {device.name}, {device.dtype_name}, {device.threads} threads",
+        f"memory   {device.free_bytes / 1e9:.2f} GB free",
+    ]
     fits = True
-    if header is not None:
-        fit = devices.estimate(device, header, settings)
-        plan, fits = fit.plan, fit.plan.fits
+    if model is not None and header is not None:
+        plan = devices.memory_plan(device, header, settings)
+        fits, parameters = plan.fits, devices.parameter_count(header)
         found |= {
             "model": str(model),
-            "parameters": fit.parameters,
+            "parameters": parameters,
             "held": plan.held,
             "copies": plan.copies,
             "forgets": plan.forgets,
@@ -116,19 +114,42 @@ def doctor(model: Path | None, recipe: Path | None, *, as_json: bool) -> int:
             "working_bytes": plan.working,
             "tokens_at_once": plan.tokens,
             "fits": fits,
-            "seconds": round(fit.seconds),
         }
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return 0 if fits else 1
-    print(f"device   {device.name}, {device.dtype_name}, {device.threads} threads")
-    print(f"memory   {_gigabytes(device.free_bytes)} free")
-    if header is not None:
-        print(f"model    {fit.parameters / 1e6:.1f} million parameters")
-        print(f"needs    {plan.in_words()}")
-        print("fits     yes" if fits else "fits     no: choose a smaller model")
-        print(f"time     about {_minutes(fit.seconds)} with sixty pieces of feedback")
+        lines += [
+            f"model    {parameters / 1e6:.1f} million parameters",
+            f"needs    {plan.in_words()}",
+            "fits     yes" if fits else "fits     no: choose a smaller model",
+        ]
+        if fits:
+            material, named = estimate.SIXTY_PIECES, "sixty pieces of feedback"
+            if feedback:
+                material = estimate.Material.of(_dataset(model, header, feedback, settings))
+                named = "this feedback"
+            pace = estimate.measure(model, header, device, plan, settings)
+            seconds = estimate.seconds_of_stages(header, settings, pace, material)
+            whole = sum(seconds.values())
+            found |= {"seconds": round(whole), "seconds_of_stages": seconds}
+            lines.append(f"time     about {_minutes(whole)} with {named}, or less")
+            lines.append(f"         {estimate.in_words(seconds)}")
+    print(json.dumps(found, indent=2) if as_json else "\n".join(lines))
     return 0 if fits else 1
+
+
+def _dataset(base: Path, header: GgufHeader, feedback: Sequence[Path], settings: Recipe) -> Dataset:
+    """Feedback as a run on ``base`` would read it; bad lines are said on stderr."""
+    vocabulary = GgufVocabulary(base, header.chat_template)
+    context = int(header.hyperparameter("context_length", settings.max_tokens))
+    encoder = Encoder(vocabulary, header.chat_template, min(settings.max_tokens, context))
+    records, bad = read_records(feedback_files(feedback))
+    for line in bad:
+        print(f"Skipped: {line}.", file=sys.stderr)
+    return build_dataset(
+        records,
+        encoder,
+        held_out_fraction=settings.evaluation.held_out_fraction,
+        rating_weight=settings.reward.rating_weight,
+        completion_room=settings.evaluation.max_new_tokens,
+    )
 
 
 def _recipe(path: Path | None) -> Recipe:
@@ -137,10 +158,6 @@ def _recipe(path: Path | None) -> Recipe:
     if not path.is_file():
         raise InputError(f"There is no recipe {path}.")
     return recipes.from_json(path.read_text(encoding="utf-8"))
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 def _minutes(seconds: float) -> str:

@@ -262,7 +262,8 @@ def train_reward(
             if held_out:
                 unseen = smaller_if_needed(run, partial(agreement, policy, heads, held_out))
                 metrics["accuracy"] = unseen.accuracy
-        run.step(at, steps, metrics, checkpoint)
+        trained = sum(len(e.ids) for group in some for e in group.completions)
+        run.step(at, steps, metrics, checkpoint, trained)
     return heads
 
 

@@ -190,7 +190,7 @@ def train_sft(
                 finished = not current.improves_on(best_seen)
                 if not finished:
                     best, best_seen = policy.adapter_state(ADAPTER), current
-            run.step(at, steps, metrics, checkpoint)
+            run.step(at, steps, metrics, checkpoint, sum(len(e.ids) for e in some))
     policy.load_adapter_state(ADAPTER, best)
     seen_best = best_seen or HeldOut(None, None)
     return SftResult(first_loss, loss, seen_best.loss, base_loss, seen_best.preference)

@@ -65,8 +65,12 @@ class StageRun:
         steps: int,
         metrics: Mapping[str, float],
         checkpoint: Callable[[], Checkpoint],
+        tokens: int = 0,
     ) -> None:
         """Report step ``step`` (from 1), save the state where it is time, stop where asked.
+
+        Args:
+            tokens: that were trained on in this step, for the pace that is shown.
 
         Raises:
             Diverged: a metric is not finite.
@@ -74,6 +78,9 @@ class StageRun:
         """
         require_finite(metrics)
         self._times = [*self._times[-8:], time.monotonic()]
+        if tokens:
+            speed = tokens / max(self._times[-1] - self._times[-2], 1e-9)
+            metrics = {**metrics, "tokens_per_second": speed}
         pace = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
         self.emit(StepDone(self.stage, step, steps, dict(metrics), pace * (steps - step)))
         stopping = self.should_stop()

@@ -18,8 +18,11 @@ from desktop_app.inference.llama_api import Context
 ROUNDS: Final = 4
 TOKENS: Final = 4
 """Computed in one round."""
-SLOW_SECONDS: Final = 0.1
-"""For ``TOKENS``: a model that needs longer is not small, all cores are its own."""
+SLOW_SECONDS: Final = 0.01
+"""For one step: a model that needs longer is not small, all cores are its own."""
+LARGE_SECONDS: Final = 0.1
+"""For one token: the weights of a model that needs longer surely come from memory, where several
+completions share the way. Trying would make loading seconds longer."""
 WORTH_BATCHING: Final = 0.87
 """Share of the time of single tokens that a batch may take. One by one, a completion is the
 same text as if it were written alone, to the last digit: that is given up for a gain only."""
@@ -51,37 +54,42 @@ def measure(context: Context, cores: int, limit: int) -> Pace:
     """
     single, threads = _fastest(context, cores, 1)
     batch_threads, smallest = threads, limit + 1
-    for rows in BATCHES:
-        if rows > limit:
-            continue
-        seconds, with_threads = _fastest(context, cores, rows)
-        if seconds > WORTH_BATCHING * rows * single:
-            break
-        smallest, batch_threads = rows, with_threads
+    if single > LARGE_SECONDS:
+        smallest = 2
+    else:
+        for rows in BATCHES:
+            if rows > limit:
+                continue
+            seconds, with_threads = _fastest(context, cores, rows)
+            if seconds > WORTH_BATCHING * rows * single:
+                break
+            smallest, batch_threads = rows, with_threads
     context.clear()
     context.use_threads(threads, batch_threads, cores)
     return Pace(threads, batch_threads, smallest)
 
 
 def _fastest(context: Context, cores: int, rows: int) -> tuple[float, int]:
-    """Seconds for ``TOKENS`` steps of ``rows`` sequences, and the threads that made them."""
+    """Seconds for one step of ``rows`` sequences, and the threads that made it."""
+    context.use_threads(cores, cores, cores)
+    first = _seconds(context, rows, 1)
+    if first > SLOW_SECONDS:  # again: the first one also fetched the weights from the disk
+        return min(first, _seconds(context, rows, 1)), cores
     best: dict[int, float] = {}
     for _ in range(ROUNDS):
         for threads in sorted({1, cores}, reverse=True):
             context.use_threads(threads, threads, cores)
-            took = _seconds(context, rows)
+            took = _seconds(context, rows, TOKENS)
             best[threads] = min(took, best.get(threads, took))
-            if threads == cores and took > SLOW_SECONDS:
-                return took, cores
     threads = min(best, key=lambda count: best[count])
     return best[threads], threads
 
 
-def _seconds(context: Context, rows: int) -> float:
+def _seconds(context: Context, rows: int, steps: int) -> float:
     context.clear()
     tokens, sequences = [0] * rows, range(rows)
     began = time.perf_counter()
-    for position in range(TOKENS):
+    for position in range(steps):
         context.step(tokens, [position] * rows, sequences)
     context.wait()
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) / steps

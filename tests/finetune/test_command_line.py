@@ -165,7 +165,9 @@ def test_a_whole_run_ends_with_a_model_version(
     repository: Path, tmp_path: Path, prepared: list[object], tiny_gguf: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    result = finetune("train", "--run-dir", run_dir, *prepared, "--parent", "v0", cwd=repository)
+    result = finetune(
+        "train", "--run-dir", run_dir, *prepared, "--parent", "v0", "--tensorboard", cwd=repository
+    )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     found = parsed(result.stdout)
@@ -175,6 +177,11 @@ def test_a_whole_run_ends_with_a_model_version(
     assert [e.stage for e in found if isinstance(e, events.StageStarted)] == list(events.STAGES)
     assert [e.stage for e in found if isinstance(e, events.StageDone)] == list(events.STAGES)
     assert any(isinstance(e, events.Sample) for e in found)
+    assert isinstance(found[1], events.MemoryPlan)
+    assert 0 < found[1].needed < found[1].available
+    assert_everything_is_told([e for e in found if isinstance(e, events.StepDone)])
+    (drawn,) = (run_dir / "tensorboard").iterdir()
+    assert b"ppo/explained_variance" in drawn.read_bytes()
     assert parsed((run_dir / "events.jsonl").read_text(encoding="utf-8")) == found
 
     manifest = read_manifest(run_dir / "export")
@@ -187,6 +194,22 @@ def test_a_whole_run_ends_with_a_model_version(
     }
     assert read_adapter(run_dir / "export" / "adapter.gguf", read_header(tiny_gguf))
     assert not (run_dir / "export.partial").exists()
+
+
+def assert_everything_is_told(steps: list[events.StepDone]) -> None:
+    """What a person would want to watch, by stage."""
+    wanted = {
+        "sft": {"loss", "held_out_loss", "grad_norm", "learning_rate", "tokens_per_second"},
+        "reward": {"loss", "accuracy", "grad_norm", "learning_rate", "tokens_per_second"},
+        "ppo": {
+            "score", "reward", "kl", "kl_coef", "entropy", "clip_fraction", "policy_loss",
+            "value_loss", "explained_variance", "completion_length", "ended", "tokens_per_second",
+        },
+    }  # fmt: skip
+    for stage, names in wanted.items():
+        own = [step for step in steps if step.stage == stage]
+        assert names <= {name for step in own for name in step.metrics}, stage
+        assert all(step.seconds_left is not None for step in own)
 
 
 def _adapter_of(run_dir: Path) -> bytes:

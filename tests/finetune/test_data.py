@@ -117,6 +117,19 @@ def test_pairs_and_their_weights(encoder: Encoder) -> None:
     assert len(data.train.preferences[0].completions) == 7
 
 
+def test_margins_tell_how_far_apart_a_ranking_puts_two(encoder: Encoder) -> None:
+    # Four places a, (b, c), d, e: of 0 to 3, so at most two lie between.
+    data = build([comparison(0, "a b c d e", (0, 1, 1, 4, 7), "ordered")], encoder)
+    (group,) = data.train.preferences
+    margins = {pair[:2]: m for pair, m in zip(group.pairs, group.margins, strict=True)}
+    assert margins == {
+        (0, 1): 0.0, (0, 2): 0.0, (0, 3): 0.5, (0, 4): 1.0,
+        (1, 3): 0.0, (2, 3): 0.0, (1, 4): 0.5, (2, 4): 0.5, (3, 4): 0.0,
+    }  # fmt: skip
+    (pair,) = build([comparison(0, "a b", (0, 1), "ordered")], encoder).train.preferences
+    assert pair.margins == ()
+
+
 def test_thumbs_weigh_the_same_for_both_classes(encoder: Encoder) -> None:
     data = build([rating(n, f"text {n}", n > 0) for n in range(4)], encoder)
     (group,) = data.train.preferences

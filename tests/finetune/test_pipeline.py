@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from finetune import pipeline
+from finetune import checkpoint, pipeline
 from finetune.contract import events
 from finetune.contract.errors import InputError
 from finetune.contract.events import Event, Note, RunDone
 from finetune.contract.manifest import read_manifest
 from finetune.contract.records import Record, write_records
 from finetune.run_folder import prepare_run
+from finetune.runner import guarded
 from finetune.stage import Stopped
 from tests.finetune.conftest import feedback
 from tests.finetune.test_command_line import RECIPE
@@ -24,7 +27,7 @@ class Runs:
     """Prepares run folders and runs them, collecting events."""
 
     def __init__(self, folder: Path, base: Path) -> None:
-        self._folder, self._base = folder, base
+        self._folder, self.base = folder, base
         self.events: list[Event] = []
 
     def prepare(self, name: str, records: list[Record], **changes: object) -> Path:
@@ -37,7 +40,7 @@ class Runs:
             recipe[key] = {**recipe[key], **value} if both else value  # type: ignore[dict-item]
         (source / "recipe.json").write_text(json.dumps(recipe))
         run_dir = self._folder / name / "run"
-        prepare_run(run_dir, self._base, [source], source / "recipe.json", None, "Test")
+        prepare_run(run_dir, self.base, [source], source / "recipe.json", None, "Test")
         return run_dir
 
     def run(self, run_dir: Path, should_stop: Callable[[], bool] = lambda: False) -> RunDone:
@@ -149,3 +152,92 @@ def test_the_first_event_tells_what_will_happen(runs: Runs) -> None:
     assert isinstance(first, events.RunStarted)
     assert first.stages == ("prepare", "sft", "evaluate", "export")
     assert first.dtype == "float32"
+
+
+# --- the other ways to practise ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["raft", "rwr"])
+def test_the_recipe_chooses_how_to_practise(runs: Runs, method: str) -> None:
+    practice = {"method": method, "weighted_completions": 2}
+    done = runs.run(runs.prepare("a", feedback(20), ppo=practice))
+    assert done.stages == ("prepare", "sft", "reward", "ppo", "evaluate", "export")
+    steps = [e for e in runs.events if isinstance(e, events.StepDone) and e.stage == "ppo"]
+    assert all("effective_samples" in step.metrics for step in steps)
+    assert read_manifest(Path(done.export_dir)).metrics["win_rate"] >= 0.5
+
+
+def test_kochatgpts_files_are_trained_on_as_they_are(runs: Runs, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"{n}?", "completion_0": f"{n}", "completion_1": "no " * 9, "completion_2": "x",
+         "ranking": [0, 2, 1]}
+        for n in range(12)
+    ]  # fmt: skip
+    run_dir = runs.prepare("a", [], stages=["sft", "reward"])
+    (run_dir / "feedback" / "2_RM.jsonl").write_text(json.dumps(rows, indent=2))
+    only = [{"prompt": f"{n} and {n}?"} for n in range(5)]
+    (run_dir / "feedback" / "3_PPO.jsonl").write_text(json.dumps(only))
+    done = runs.run(run_dir)
+    (start,) = [e for e in runs.events if e.kind == "stage_done" and e.stage == "prepare"]
+    assert start.metrics["preferences"] == 36
+    assert start.metrics["demonstrations"] == 12
+    assert done.stages == ("prepare", "sft", "reward", "evaluate", "export")
+
+
+# --- one typed event, whatever goes wrong -----------------------------------------------------
+
+
+def ended(runs: Runs, run_dir: Path) -> events.RunFailed:
+    """The final event of a run that must fail; and the base was not touched."""
+    before = runs.base.read_bytes()
+    result = guarded(lambda: runs.run(run_dir))
+    assert isinstance(result, events.RunFailed)
+    assert result.message.endswith(".")
+    assert runs.base.read_bytes() == before
+    assert not (run_dir / "export").exists()
+    return result
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_numbers_that_are_none_end_in_one_event(runs: Runs, stage: str) -> None:
+    run_dir = runs.prepare("a", feedback(20), **{stage: {"learning_rate": 1e30}})
+    result = ended(runs, run_dir)
+    assert result.code == "diverged"
+    assert "Your model is unchanged" in result.message
+
+
+def test_a_kl_that_is_no_number_ends_in_one_event(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.rollouts.Rollouts.kl", property(lambda self: math.inf))
+    assert ended(runs, runs.prepare("a", feedback(20))).code == "diverged"
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_a_full_disk_in_any_stage_ends_in_one_event(
+    runs: Runs, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint._write
+
+    def full(path: Path, data: bytes) -> None:
+        if path.parts[-3] == stage:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    run_dir = runs.prepare("a", feedback(20))
+    assert ended(runs, run_dir).code == "disk_full"
+    monkeypatch.setattr(checkpoint, "_write", real)
+    assert runs.run(run_dir).stages[-1] == "export"  # room was made, and it goes on
+
+
+def test_memory_that_never_suffices_ends_in_one_event(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> float:
+        raise MemoryError
+
+    monkeypatch.setattr("finetune.sft.backward", never)
+    result = ended(runs, runs.prepare("a", feedback(20)))
+    assert result.code == "out_of_memory"
+    assert "smaller pieces" in runs.notes()

@@ -249,33 +249,40 @@ def test_ppo_reaches_the_known_optimum_of_a_tabular_language_model(tmp_path: Pat
     assert tabular.total_variation(reached, wanted) < 0.02
 
 
-def test_reward_weighted_regression_reaches_the_same_optimum() -> None:
-    table = tabular.random_table(3)
-    rewards = tabular.reward_table(4, MISSING_END)
-    reference = tabular.probabilities(table)
-    everything = tabular.sequences()
-    drawn = torch.multinomial(
-        reference, 60_000, replacement=True, generator=generator_for(5, "draws")
+def test_the_weights_that_please_the_judge_most_are_kept(policy: Policy, tmp_path: Path) -> None:
+    """A judge that falls after the fourth batch: kept is what sampled the best three on average."""
+    filled(policy, "sft")
+    opinions = iter([0.0, 1.0, 2.0, 3.0, -5.0, -5.0, -5.0, -5.0, -5.0])
+    sampled_by: list[dict[str, Tensor]] = []
+
+    def judge(completed: list[Completed]) -> Tensor:
+        sampled_by.append(policy.adapter_state("ppo"))
+        return torch.full((len(completed),), next(opinions))
+
+    events: list = []  # type: ignore[type-arg]
+    recipe = dataclasses.replace(RECIPE, steps=8, value_warmup_steps=0, kl_budget=1e9,
+                                 learning_rate=1e-2, missing_end_score=0.0)  # fmt: skip
+    ppo.train_ppo(
+        policy, PROMPTS, short_is_good, (), recipe, ENDS, 1, run_in(tmp_path, events), judge
     )
-    counts = torch.bincount(drawn, minlength=len(everything)).double()
-    scores = torch.tensor([rewards[s] for s in everything]).double()
-    weights = rl_math.reward_weights(scores[drawn], BETA)
-    each = torch.zeros(len(everything), dtype=torch.float64).index_add(0, drawn, weights)
-    assert counts.sum() == 60_000
+    assert len(sampled_by) == 9  # the last update is judged as well
+    kept = policy.adapter_state("ppo")
+    assert all(torch.equal(kept[name], sampled_by[3][name]) for name in kept)
+    assert not all(torch.equal(kept[name], sampled_by[8][name]) for name in kept)
+    assert events[1].metrics["judged"] != events[1].metrics["score"]
 
-    learned = table.double().clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([learned], max_iter=200, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = -(each / each.sum() * tabular.probabilities(learned).log()).sum()
-        value.backward()
-        return value
+def test_a_judge_that_is_pleased_to_the_end_keeps_the_end(policy: Policy, tmp_path: Path) -> None:
+    filled(policy, "sft")
+    opinions = iter(range(100))
+    recipe = dataclasses.replace(RECIPE, kl_budget=1e9)
 
-    optimizer.step(loss)
-    reached = tabular.probabilities(learned.detach())
-    wanted = tabular.optimum(reference, rewards, BETA)
-    assert tabular.total_variation(reached, wanted) < 0.02
+    def judge(completed: list[Completed]) -> Tensor:
+        return torch.full((len(completed),), float(next(opinions)))
+
+    ppo.train_ppo(policy, PROMPTS, short_is_good, (), recipe, ENDS, 1, run_in(tmp_path), judge)
+    with_judge = policy.adapter_state("ppo")
+    assert any(value.abs().max() > 0 for name, value in with_judge.items() if name.endswith("b"))
 
 
 def test_a_checkpoint_of_the_stage_holds_all_it_needs(policy: Policy, tmp_path: Path) -> None:

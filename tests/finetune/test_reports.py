@@ -84,20 +84,27 @@ def test_doctor_says_whether_a_model_fits_and_how_long_it_takes(
     assert "choose a smaller model" in capsys.readouterr().out
 
 
-def test_a_larger_model_needs_more_of_everything(
-    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+def test_doctor_counts_the_feedback_it_is_given(
+    tiny_gguf: Path, feedback_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(devices, "_operations_per_second", lambda device: 1e10)
+    assert reports.doctor(tiny_gguf, None, [feedback_folder], as_json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["seconds_of_stages"]) == [
+        "prepare", "sft", "reward", "ppo", "evaluate", "export",
+    ]  # fmt: skip
+    assert found["seconds"] == round(sum(found["seconds_of_stages"].values()))
+
+
+def test_a_larger_model_needs_more_memory(tmp_path: Path, tiny_gguf: Path) -> None:
     shape = tiny_models.TinyShape(width=128, feed_forward=256, layers=4)
     large = tiny_models.write_model(tmp_path / "large.gguf", shape=shape)
     device = devices.choose_device()
     small, big = (
-        devices.estimate(device, read_header(path), Recipe()) for path in (tiny_gguf, large)
+        devices.memory_plan(device, read_header(path), Recipe()) for path in (tiny_gguf, large)
     )
-    assert big.plan.weights > small.plan.weights
-    assert big.plan.adapters > small.plan.adapters
-    assert big.plan.total > small.plan.total
-    assert big.seconds > small.seconds
+    assert big.weights > small.weights
+    assert big.adapters > small.adapters
+    assert big.total > small.total
 
 
 def test_omp_num_threads_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:

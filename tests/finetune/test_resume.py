@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune.contract import events
 from finetune.contract.events import RunFailed
 from finetune.contract.records import write_records
+from finetune.ppo import ValueHead, _fit_values
 from finetune.run_folder import prepare_run
 from tests.finetune.conftest import feedback
 from tests.finetune.test_command_line import RECIPE, command, environment, finetune, parsed
@@ -133,3 +135,11 @@ def test_a_second_trainer_is_refused_in_one_sentence(
     # Not a byte of the other trainer's folder was touched.
     assert not (run_dir / "events.jsonl").exists()
     assert not (run_dir / "log.txt").exists()
+
+
+def test_fitting_the_value_head_leaves_no_gradient_for_the_next_step() -> None:
+    """It did once, and a run resumed after its warm-up differed in the last bits."""
+    values = ValueHead(4)
+    states, mask = torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
+    _fit_values(values, states, torch.ones(2, 3), mask, 0.01)
+    assert all(parameter.grad is None for parameter in values.parameters())

@@ -1,5 +1,6 @@
 """The reward model: the loss is the textbook's, pads do not matter, scores are standardised."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -62,6 +63,34 @@ def test_the_loss_of_a_ranking_is_the_explicit_double_loop() -> None:
                     expected += one * bootstrap[head].item() / (5 * 3)
     actual = reward.group_loss(scores, group, torch.zeros(()), bootstrap, 0.01)
     assert actual.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_margins_push_the_best_and_the_worst_further_apart() -> None:
+    scores = torch.tensor([[1.0], [0.5], [0.0]], dtype=torch.float64)
+    pairs = ((0, 1, 1.0), (1, 2, 1.0), (0, 2, 1.0))
+    group = RankedPrompt((), pairs, (), (0.0, 0.0, 1.0))
+    one = torch.ones(1, dtype=torch.float64)
+    found = reward.group_loss(scores, group, torch.zeros(()), one, 0.0, 0.3)
+    expected = (2 * math.log1p(math.exp(-0.5)) + math.log1p(math.exp(-(1.0 - 0.3)))) / 3
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_gradient_of_a_ranking_is_that_of_its_pairs_one_by_one(policy: Policy) -> None:
+    policy.add_adapter("reward", RECIPE.lora, generator_for(1))
+    heads = RewardHeads(policy.width, 2, generator_for(1, "heads"))
+    group, recipe = ranking(1, 4), dataclasses.replace(RECIPE, center_coef=0.0)
+    single = [
+        RankedPrompt((group.completions[i], group.completions[j]), ((0, 1, 1.0),), ())
+        for i, j, _ in group.pairs
+    ]
+    gradients = []
+    for groups in ([group], single):
+        policy.zero_grad()
+        heads.zero_grad()
+        reward._backward(policy, heads, groups, torch.ones(len(groups), 2), recipe, 64)
+        parameters = [*policy.adapter_parameters("reward"), heads.weight]
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
 
 
 def test_thumbs_are_a_binary_likelihood_on_the_same_score() -> None:

@@ -9,6 +9,7 @@ import torch
 from finetune import sft
 from finetune.contract.chat_template import TrainingExample
 from finetune.contract.recipe import LoraRecipe, SftRecipe
+from finetune.data import RankedPrompt
 from finetune.packing import pack, packs
 from finetune.policy import Policy, pad_batch
 from finetune.stage import Emit, StageRun, generator_for, warmup_cosine
@@ -113,3 +114,34 @@ def test_micro_batches_hold_every_index_once_within_the_limit() -> None:
     assert all(sum(lengths[i] for i in g) <= 128 for g in groups)
     assert len(groups) == 3  # 3 + 3 + 7 + 9 + 50 = 72, then 64, then 120
     assert packs([9, 200], 128) == [[0], [1]]
+
+
+def test_an_epoch_is_kept_for_a_lower_loss_or_for_comparisons_at_next_to_the_same() -> None:
+    best = sft.HeldOut(2.0, 0.1)
+    assert sft.HeldOut(1.9, 0.0).improves_on(best)
+    assert sft.HeldOut(2.02, 0.2).improves_on(best)  # loss up by 1 %, preference up
+    assert not sft.HeldOut(2.02, 0.05).improves_on(best)  # both worse
+    assert not sft.HeldOut(2.1, 0.9).improves_on(best)  # unlearns too much for it
+    assert sft.HeldOut(None, None).improves_on(sft.HeldOut(None, None))
+    assert not sft.HeldOut(2.02, None).improves_on(sft.HeldOut(2.0, None))
+
+
+def test_preference_is_the_mean_gain_of_a_token(policy: Policy) -> None:
+    better, worse = EXAMPLES[2], moved(EXAMPLES[2])
+    group = RankedPrompt((better, worse), ((0, 1, 1.0),), ())
+    losses = [sft.token_loss(policy, [one], 100) for one in (better, worse)]
+    assert losses[0] is not None
+    assert losses[1] is not None
+    assert sft.preference(policy, [group], 100) == pytest.approx(losses[1] - losses[0], abs=1e-6)
+    assert sft.preference(policy, [RankedPrompt((better,), (), ())], 100) is None
+
+
+def test_held_out_comparisons_are_told_at_each_epoch(policy: Policy, tmp_path: Path) -> None:
+    groups = [RankedPrompt((one, moved(one)), ((0, 1, 1.0),), ()) for one in EXAMPLES]
+    events = []
+    result = sft.train_sft(
+        policy, EXAMPLES, EXAMPLES[:2], RECIPE, 1, stage_run(tmp_path, events.append), groups
+    )
+    told = [e.metrics["held_out_preference"] for e in events[1:] if "held_out_loss" in e.metrics]
+    assert told[-1] > told[0]  # what is trained on becomes likelier than what is not
+    assert result.held_out_preference == told[-1]

@@ -245,7 +245,7 @@ def peak_of(path: Path, wanted: int = 0) -> tuple[ModelReady, int]:
         client.load(ModelRef("v", str(path), "ab", None, wanted))
         ready = until(ModelReady)
         assert isinstance(ready, ModelReady), ready
-        client.generate(request("park " * min(700, ready.context_length - 300)))
+        client.generate(request("park " * min(520, ready.context_length - 300)))
         assert isinstance(until(RequestDone), RequestDone)
         return ready, resident("VmHWM:") - idle
     finally:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import os
+import queue
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from desktop_app.inference.engine import AdapterRef, ModelReady, ModelRef
+from desktop_app.inference.engine import (
+    AdapterRef,
+    EngineDied,
+    EngineFailure,
+    Event,
+    ModelReady,
+    ModelRef,
+    RequestDone,
+)
+from desktop_app.inference.engine_client import EngineClient, engine_command
 from desktop_app.inference.llama_engine import LlamaEngine
 from desktop_app.inference.parked_states import Parked, ParkedStates, State
-from tests.desktop_app.inference.asking import ask
+from tests.desktop_app.inference.asking import ask, request
 
 LONG = "Tell me about the park. " * 12
 
@@ -202,6 +212,35 @@ def test_forgetting_leaves_nothing(model: ModelRef, folder: Path) -> None:
     engine.forget()
     engine.close()
     assert names(folder) == set()
+
+
+def test_the_app_deletes_the_files_where_no_engine_runs(model: ModelRef, folder: Path) -> None:
+    engine = engine_with(model, folder)
+    ask(engine, LONG)
+    engine.close()
+    assert names(folder)
+    EngineClient(engine_command(), lambda event: None, states_folder=folder).forget()
+    assert names(folder) == set()
+
+
+def test_a_child_is_told_to_forget_and_keeps_nothing(model: ModelRef, folder: Path) -> None:
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    client = EngineClient(engine_command("--states", str(folder)), events.put, states_folder=folder)
+
+    def done(number: int) -> RequestDone:
+        client.generate(request(LONG, request_id=str(number)))
+        while not isinstance(event := events.get(timeout=60), RequestDone):
+            assert not isinstance(event, EngineFailure | EngineDied), event
+        return event
+
+    client.start()
+    client.load(model)
+    assert [done(1).computed_tokens > 100, done(2).computed_tokens] == [True, 1]
+    client.forget()
+    assert done(3).reused_tokens == 0
+    client.forget()
+    client.close()
+    assert not folder.exists() or names(folder) == set()
 
 
 def test_texts_are_the_same_with_files_and_without(model: ModelRef, folder: Path) -> None:

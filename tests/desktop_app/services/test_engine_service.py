@@ -1,4 +1,4 @@
-"""Which model is used after one was refused, cancelled or has crashed, now or at an earlier start."""
+"""Which model is used after one was refused, cancelled or has crashed, now or at a start before."""
 
 from __future__ import annotations
 
