@@ -1042,27 +1042,27 @@
     </message>
     <message>
         <source>This model gives no hidden states, so it cannot score.</source>
-        <translation type="unfinished"></translation>
+        <translation>이 모델은 은닉 상태를 내주지 않아서 점수를 매길 수 없어요.</translation>
     </message>
     <message>
         <source>{0} holds no reward model, so it cannot score completions.</source>
-        <translation type="unfinished"></translation>
+        <translation>{0} 버전에는 보상 모델이 없어서 답변에 점수를 매길 수 없어요.</translation>
     </message>
     <message>
         <source>The reward model {0} was made for another model.</source>
-        <translation type="unfinished"></translation>
+        <translation>보상 모델 {0}은(는) 다른 모델용이에요.</translation>
     </message>
     <message>
         <source>With its prompt a completion is {0} tokens long, and the model can read {1} at once.</source>
-        <translation type="unfinished"></translation>
+        <translation>앞선 대화까지 더하면 답변이 토큰 {0}개 길이인데, 모델이 한 번에 읽을 수 있는 것은 {1}개예요.</translation>
     </message>
     <message>
         <source>The completions are too long to be scored together.</source>
-        <translation type="unfinished"></translation>
+        <translation>답변들이 너무 길어서 한꺼번에 점수를 매길 수 없어요.</translation>
     </message>
     <message>
         <source>Scoring was stopped.</source>
-        <translation type="unfinished"></translation>
+        <translation>점수 매기기를 멈췄어요.</translation>
     </message>
     <message>
         <source>The grammar cannot be used: {0}.</source>

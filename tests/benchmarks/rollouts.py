@@ -68,10 +68,9 @@ def bench_of(model: Path) -> Bench:
     for name, lora in (("sft", SftRecipe().lora), ("ppo", PpoRecipe().lora)):
         _add(policy, name, lora)
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(12, 60, (PROMPTS,), generator=generator).tolist()
+    lengths = sorted(torch.randint(12, 60, (PROMPTS,), generator=generator).tolist())
     prompts = [
-        tuple(torch.randint(0, 8000, (length,), generator=generator).tolist())
-        for length in lengths
+        tuple(torch.randint(0, 8000, (length,), generator=generator).tolist()) for length in lengths
     ]
     return Bench(model, policy, prompts, frozenset(GgufVocabulary(model).end_ids))
 
@@ -97,7 +96,7 @@ def ours(bench: Bench) -> list[Completed]:
 
 @torch.inference_mode()
 def growing(bench: Bench) -> list[Completed]:
-    policy, prompts = bench.policy, sorted(bench.prompts, key=len)
+    policy, prompts = bench.policy, bench.prompts
     trunk: Any = policy.trunk
     luck = torch.rand(len(prompts) * COPIES, TOKENS, generator=generator_for(1))
     width = max(map(len, prompts))
@@ -244,6 +243,7 @@ def measured(bench: Bench, rounds: int, threads: int, work: Path) -> list[str]:
             completed = roll_out(bench)
             seconds[way].append(time.process_time() - began)
             tokens[way] = sum(len(c.ids) for c in completed)
+    assert tokens["ours"] == tokens["growing"], "the same luck has to give the same completions"
     per_token = {way: 1e3 * statistics.median(s[1:]) / tokens[way] for way, s in seconds.items()}
     return [
         f"| {bench.model.stem} | {threads} | {way} | {statistics.median(s[1:]):.2f} | "
