@@ -133,7 +133,7 @@ def render_prompt(
         # Gemma's and Mistral's templates refuse a system turn: it then leads the first
         # user turn, which is what their makers recommend.
         folded = _fold_system_turn(messages)
-        if folded is None:
+        if folded is None or isinstance(error, TemplateLimitError):
             raise _template_refusal(error) from error
         try:
             return _segments(folded, template, tokens, add_generation_prompt)

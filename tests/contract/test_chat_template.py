@@ -232,7 +232,7 @@ def open_vocabulary(
             path = tmp_path_factory.mktemp("vocabulary") / "model.gguf"
             end = next(t for t in ("<|im_end|>", "</s>") if t in vocabulary.tokens)
             write_model(path, vocabulary=vocabulary, end_of_turn=end)
-            model = Model(path, lambda fraction: None)
+            model = Model(path, lambda fraction: True)
             opened[vocabulary] = LlamaVocabulary(model.vocab), model
         return opened[vocabulary]
 
@@ -434,11 +434,11 @@ def test_what_the_engine_writes_is_what_training_sees(
 ) -> None:
     """The engine's prompt ids and the training example's begin alike, token by token."""
     from desktop_app.inference.engine import ModelRef
-    from desktop_app.inference.loaded_model import LoadedModel
+    from desktop_app.inference.loaded_model import LoadedModel, look_at
     from finetune.vocabulary import GgufVocabulary
 
     path = write_model(tmp_path / "model.gguf", vocabulary=BYTE_LEVEL)
-    loaded = LoadedModel(ModelRef("v", str(path), "ab"), 1, lambda fraction: None)
+    loaded = LoadedModel(look_at(ModelRef("v", str(path), "ab")), 1, lambda fraction: True)
     trainer = GgufVocabulary(path, CHATML)
     for messages in CONVERSATIONS.values():
         example = training_example(render_prompt(messages, CHATML), "answer", trainer)
