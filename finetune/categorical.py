@@ -40,7 +40,7 @@ def draw(
     weights = scaled.softmax(-1)
     if weights.shape[-1] % BLOCK:
         weights = F.pad(weights, (0, -weights.shape[-1] % BLOCK))
-    blocks = weights.unflatten(-1, (-1, BLOCK))
+    blocks = weights.view(*weights.shape[:-1], -1, BLOCK)
     # In half the precision, rounding would favour the last tokens; Apple's GPUs have no other.
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     sums = blocks.sum(-1).to(exact)

@@ -36,7 +36,7 @@ class Replayed:
 
     def _warm_up(self) -> None:
         """On another stream, as recording will be (CUDA C++ Programming Guide, CUDA Graphs)."""
-        beside = torch.cuda.Stream()
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             self._work()

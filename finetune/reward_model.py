@@ -4,8 +4,9 @@ After training, three things are settled on what is not trained on:
   1. the scale: mean 0 and deviation 1 on samples of the reference (Ziegler et al. 2019);
   2. length: what a straight line through length explains of the score on those samples is taken
      out (Singhal et al. 2023: most of what RLHF gains can be length alone), but only where the
-     residual agrees with at least as many held-out choices, so that a real wish for short
-     completions stays;
+     residual agrees with more held-out choices. "With as many" is not enough: a simulated person
+     who likes it short had 9 of 10 foretold both with length and without, and with it taken out
+     the result pleased them in 0.51 of unseen comparisons;
   3. the judge, see there.
 """
 
@@ -29,6 +30,8 @@ from finetune.reward import RewardHeads, agreement_of, conservative
 
 FEWEST_CHOICES = 8
 """Held-out choices without which nothing can be said for taking length out."""
+CLEARLY_MORE = 2
+"""Held-out choices that the score has to win when length is taken out of it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class RewardModel:
         if (
             recipe.length_residual == "where_it_holds"
             and unseen.total >= FEWEST_CHOICES
-            and without.correct >= unseen.correct
+            and without.correct >= unseen.correct + CLEARLY_MORE
         ):
             self.length, unseen = line, without
         metrics["length_taken_out"] = float(self.length.slope != 0.0)

@@ -83,7 +83,7 @@ class RewardRecipe:
     """By which the best of a ranking of many has to lie above the worst; neighbours need none."""
     length_residual: Literal["where_it_holds", "never"] = "where_it_holds"
     """Take out of the score what length alone explains (Singhal et al. 2023), where the score
-    then still agrees with as many held-out choices: who likes it short may have it short."""
+    then agrees with more held-out choices: who likes it short may have it short."""
     warmup_fraction: float = 0.1
     max_grad_norm: float = 1.0
     min_accuracy: float = 0.5

@@ -1,8 +1,9 @@
 """The 200 everyday prompts and what is asked of a reply to them, by rule.
 
 The prompts and their rules stand in ``finetune/starter/everyday_*.txt``, written before the
-training; the corpus leaves out every conversation that has one of them. A rule says what a reply has to mention; it cannot say whether
-the reply is pleasant, so fifty replies are also read by a person (``finetune/starter/LOG.md``).
+training; the corpus leaves out every conversation that has one of them. A rule says what a reply
+has to mention; it cannot say whether the reply is pleasant, so fifty replies are also read by a
+person (``finetune/starter/LOG.md``).
 """
 
 from __future__ import annotations

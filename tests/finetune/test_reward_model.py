@@ -81,10 +81,10 @@ def settled(model: RewardModel, taste: str) -> tuple[RewardModel, dict[str, floa
     return model, metrics
 
 
-def test_length_goes_where_the_rest_agrees_as_well_without_it(model: RewardModel) -> None:
+def test_length_goes_where_the_rest_agrees_better_without_it(model: RewardModel) -> None:
     model, metrics = settled(model, "something else")
     assert metrics["length_correlation"] < -0.5
-    assert metrics["accuracy_without_length"] >= metrics["accuracy"]
+    assert metrics["accuracy"] == metrics["accuracy_without_length"] == 1.0
     assert metrics["length_taken_out"] == 1.0
     scores = model.score(SAMPLES).double()
     lengths = torch.tensor([float(len(c.ids)) for c in SAMPLES])

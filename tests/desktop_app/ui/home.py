@@ -52,9 +52,7 @@ class InProcessEngine(QObject):
 
     def load(self, model: ModelRef, *, anyway: bool = False) -> None:
         self._is_cancelled = False
-        self._add(
-            self._fake.load(model, anyway=anyway, is_cancelled=lambda: self._is_cancelled)
-        )
+        self._add(self._fake.load(model, anyway=anyway, is_cancelled=lambda: self._is_cancelled))
 
     def cancel_load(self) -> None:
         self._is_cancelled = True
