@@ -78,6 +78,7 @@ def test_it_is_what_is_written_without_a_cache_and_scored_as_it_was_drawn(
         for row, one in enumerate(completed):
             assert list(one.ids) == without_cache(policy, one.prompt, luck[row])
     assert len({len(one.ids) for one in completed}) >= 3  # rows left one after the other
+    with policy.merged(*ROLES):
         again = score_tokens(policy, completed, 1.0, 256, *ROLES, with_states=True)
     beside = score_tokens(policy, completed, 1.0, 256, *ROLES)
     for row, one in enumerate(completed):
