@@ -1,4 +1,6 @@
-"""The trainer's command line: ``python -m finetune train|resume|evaluate|export|starter|doctor``.
+"""The trainer's command line: ``python -m finetune COMMAND``.
+
+Commands: train, resume, evaluate, export, convert, starter, doctor.
 
 Events go to stdout as JSON lines (sentences on a terminal). Exit codes: 0 done, 1 failed,
 2 error of use (one sentence on stderr), 3 stopped and resumable.

@@ -33,13 +33,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import one_click  # noqa: E402
-from trainer_gate import cosine, ppo_gate, reward_gate, sft_gate  # noqa: E402
+from trainer_gate import Gradients, ppo_gate, reward_gate, sft_gate  # noqa: E402
 from trainer_material import SIZES, Checkpoint, Size, Texts, write_checkpoint  # noqa: E402
 from trainer_page import Measured, Peak, page  # noqa: E402
 from trainer_task import Row, Task  # noqa: E402
 
 HERE: Final = Path(__file__).parent
-TUNED: Final = {"gradient_checkpointing": False, "logging_steps": 1000}
+TUNED: Final = {"gradient_checkpointing": False}
 CANDIDATES: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = {
     "sft": (
         {"bf16": False},
@@ -47,26 +47,34 @@ CANDIDATES: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = {
         {"bf16": True, "weights": "bfloat16"},
         {"bf16": False, "padding_free": True, "max_length": None},
         {"bf16": True, "padding_free": True, "max_length": None},
-        {"bf16": False, "train_sampling_strategy": "group_by_length"},
         {"bf16": True, "train_sampling_strategy": "group_by_length"},
+        {"bf16": True, "dataloader_num_workers": 1},
     ),
-    "reward": (
+    "pairs": (
         {"bf16": False},
         {"bf16": True},
         {"bf16": True, "weights": "bfloat16"},
     ),
-    "ppo": (
+    "rankings": (
         {"bf16": False},
         {"bf16": True},
+        {"bf16": True, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 3},
+        {"bf16": True, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 6},
+    ),
+    "ppo": (
+        {"bf16": False},
         {"bf16": False, "value": "lora"},
         {"bf16": True, "value": "lora"},
     ),
 }
-"""Besides no gradient checkpointing. Packing into fixed lengths is left out: it makes other
-batches. ``weights`` is the type the model is loaded in, ``value`` whether TRL's value model learns
-by LoRA; its default is all of its weights."""
+"""Ways to run TRL that its pages recommend, the first of them plain float32; gradient checkpointing
+is off in all. Packing into fixed lengths is left out: it makes other batches. ``weights`` is the
+type the model is loaded in, ``value`` how TRL's value model learns; by default all of its weights
+do. A larger size tries the two that were fastest at the smaller one."""
+EPISODES: Final = 16
+"""Prompts in a step of PPO; each is answered twice."""
 PPO: Final = {
-    "prompts_per_step": 16,
+    "prompts_per_step": EPISODES,
     "completions_per_prompt": 2,
     "max_new_tokens": 64,
     "epochs": 2,
@@ -127,31 +135,30 @@ class Bench:
         texts = Texts(self.checkpoint, 90)
         self.held_out_rows = [texts.row() for _ in range(48)]
 
-    def compared(self, work: str) -> Measured:
-        """TRL's settings found, then both in turn, and the gate."""
-        stage, options = STAGE[work], self.options
+    def compared(self, work: str, known: Sequence[Mapping[str, Any]] = ()) -> Measured:
+        """TRL's settings found, then both in turn, and the gate.
+
+        Args:
+            known: the settings to try, the first of them plain float32; all where not given.
+        """
+        options, measure = self.options, self.options.measure
         task = self._task(work, 1)
         self._say(work, "TRL's settings")
-        tuning = self._tune(work, task)
-        best = min((c for c in tuning if options.measure in c), key=lambda c: c[options.measure])
-        settings = best["settings"]
+        candidates = list(known) or [{**TUNED, **c} for c in CANDIDATES[work]]
+        default, *tuning = self._tune(work, task, [{}, *candidates])
+        settings = min((c for c in tuning if measure in c), key=lambda c: float(c[measure]))
+        best = settings["settings"]
         ours: list[dict[str, Any]] = []
         theirs: list[dict[str, Any]] = []
         for repeat in range(options.repeats):
             self._say(work, f"run {repeat + 1} of {options.repeats}")
-            if stage == "ppo" and repeat:
+            if work == "ppo" and repeat:
                 task = self._task(work, repeat + 1)
             ours.append(self._ours(work, task, repeat))
-            theirs.append(self._trl(work, task, f"trl{repeat}", settings, gradient=repeat == 0))
-        self._say(work, "TRL's defaults, gate")
-        few = {"steps": 2 if stage == "ppo" else 3}
-        if stage == "ppo":
-            few |= {"num_sample_generations": 0}
-        defaults = self._trl(work, task, "default", few)
+            theirs.append(self._trl(work, task, repeat, best))
         gate = self._gate(work, task, ours, theirs)
-        return Measured(
-            WORKS[work], self.size, task, ours, theirs, defaults, tuning, settings, gate
-        )
+        self._say(work, f"gate {gate}")
+        return Measured(WORKS[work], self.size, task, ours, theirs, default, tuning, best, gate)
 
     def _say(self, work: str, what: str) -> None:
         print(f"{self.size.name}, {WORKS[work]}: {what}", file=sys.stderr, flush=True)
@@ -172,7 +179,7 @@ class Bench:
             rows = [texts.row() for _ in range(ROWS * steps)]
         elif work == "ppo":
             recipe = {**PPO, "steps": steps}
-            prompts = [texts.prompt() for _ in range(PPO["prompts_per_step"] * steps)]  # type: ignore[operator]
+            prompts = [texts.prompt() for _ in range(EPISODES * steps)]
         else:
             count = 2 if work == "pairs" else 4
             for _ in range(ROWS * steps):
@@ -190,22 +197,19 @@ class Bench:
 
     # --- the processes -----------------------------------------------------------------------
 
-    def _tune(self, work: str, task: Task) -> list[dict[str, Any]]:
-        short = {"steps": 2 if work == "ppo" else 4}
-        candidates = [json.dumps({**TUNED, **c, **short} | self._quiet(work))
-                      for c in CANDIDATES[STAGE[work]]]  # fmt: skip
+    def _tune(
+        self, work: str, task: Task, candidates: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """TRL's steps with each of these settings, one process for all; the gradient comes from
+        the second, plain float32."""
         result = self.folder / f"{work}.tune.json"
         self._run(
             self.options.peer(task.stage), "trainer_trl.py", "tune", self._path(work, task),
-            str(result), "--settings", *candidates,
+            str(result), "--steps", "2" if work == "ppo" else "4",
+            "--settings", *(json.dumps(c) for c in candidates),
         )  # fmt: skip
-        found: list[dict[str, Any]] = json.loads(result.read_text(encoding="utf-8"))["candidates"]
-        for candidate in found:
-            candidate["settings"].pop("steps")
+        found: list[dict[str, Any]] = self._result(result)["candidates"]
         return found
-
-    def _quiet(self, work: str) -> dict[str, Any]:
-        return {"num_sample_generations": 0} if work == "ppo" else {}
 
     def _ours(self, work: str, task: Task, repeat: int) -> dict[str, Any]:
         result = self.folder / f"{work}.ours{repeat}.json"
@@ -216,16 +220,13 @@ class Bench:
         return self._result(result)
 
     def _trl(
-        self, work: str, task: Task, name: str, settings: Mapping[str, Any], gradient: bool = False
+        self, work: str, task: Task, repeat: int, settings: Mapping[str, Any]
     ) -> dict[str, Any]:
-        result = self.folder / f"{work}.{name}.json"
-        more = ["--gradient"] if gradient and task.stage != "ppo" else []
-        wanted = dict(settings)
-        if task.stage == "ppo":
-            wanted["logging_steps"] = 1
+        result = self.folder / f"{work}.trl{repeat}.json"
+        more = ["--gradient"] if repeat == 0 and task.stage != "ppo" else []
         self._run(
             self.options.peer(task.stage), "trainer_trl.py", "run", self._path(work, task),
-            str(result), "--settings", json.dumps(wanted), *more,
+            str(result), "--settings", json.dumps(settings), *more,
         )  # fmt: skip
         return self._result(result)
 
@@ -251,18 +252,30 @@ class Bench:
     ) -> dict[str, Any]:
         if task.stage == "ppo":
             return ppo_gate(ours, theirs, task.steps)
-        names = [self.folder / f"{work}.{side}0" for side in ("ours", "trl")]
-        gradient = cosine(*(Path(f"{name}.gradient.safetensors") for name in names))
-        adapters = [Path(f"{name}.safetensors") for name in names]
+        names = [f"{self.folder / work}.{name}" for name in ("ours0", "trl0", "tune")]
+        gradients = Gradients(
+            exact_ours=Path(f"{names[0]}.exact.safetensors"),
+            exact_theirs=Path(f"{names[2]}.gradient.safetensors"),
+            ours=Path(f"{names[0]}.gradient.safetensors"),
+            theirs=Path(f"{names[1]}.gradient.safetensors"),
+        )
+        adapters = Path(f"{names[0]}.safetensors"), Path(f"{names[1]}.safetensors")
         if task.stage == "sft":
-            return sft_gate(task, self.held_out_rows, *adapters, gradient)
+            return sft_gate(task, self.held_out_rows, *adapters, gradients)
         texts = Texts(self.checkpoint, 92)
         rankings = [texts.ranking(2) for _ in range(100)]
-        return reward_gate(task, rankings, *adapters, gradient)
+        return reward_gate(task, rankings, *adapters, gradients)
+
+
+def fastest_two(found: Measured, measure: str) -> list[Mapping[str, Any]]:
+    """Settings for the next size: plain float32 for the gate, and the two fastest of this one."""
+    worked = sorted((c for c in found.tuning if measure in c), key=lambda c: float(c[measure]))
+    plain = {**TUNED, **CANDIDATES["sft"][0]}
+    return [plain, *(c["settings"] for c in worked[:2] if c["settings"] != plain)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--trl-sft", required=True, help="a Python with TRL 1.16")
     parser.add_argument("--trl-ppo", required=True, help="a Python with TRL 1.12")
     parser.add_argument("--device", choices=tuple(SIZES), default="cpu")
@@ -282,11 +295,15 @@ def main() -> None:
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for size in SIZES[options.device]:
-            if options.sizes and size.name not in options.sizes:
-                continue
+        sizes = [s for s in SIZES[options.device] if s.name in (options.sizes or (s.name,))]
+        for size in sizes:
             bench = Bench(folder / size.name, size, options)
-            measured += [bench.compared(work) for work in options.works]
+            for work in options.works:
+                if size != sizes[0] and work == "rankings":
+                    continue
+                known = [m for m in measured if m.work == WORKS[work]]
+                settings = fastest_two(known[0], options.measure) if known else ()
+                measured.append(bench.compared(work, settings))
         whole = None
         if not without_run:
             print("the whole run", file=sys.stderr, flush=True)

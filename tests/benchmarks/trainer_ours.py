@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT)]
 
 from trainer_task import Clock, Task, write_result  # noqa: E402
 
-from finetune import devices, ppo, reward, rollouts, sft  # noqa: E402
+from finetune import devices, ppo, reward, sft  # noqa: E402
 from finetune.contract.chat_template import TrainingExample  # noqa: E402
 from finetune.contract.events import Event, StepDone  # noqa: E402
 from finetune.contract.gguf_file import read_header  # noqa: E402
@@ -46,7 +46,9 @@ from finetune.data import RankedPrompt  # noqa: E402
 from finetune.generate import sample  # noqa: E402
 from finetune.gguf_weights import load_trunk  # noqa: E402
 from finetune.policy import Policy  # noqa: E402
+from finetune.rollouts import roll_out  # noqa: E402
 from finetune.stage import StageRun, for_width, generator_for  # noqa: E402
+from finetune.token_loss import backward  # noqa: E402
 
 ADAPTERS = {"sft": sft.ADAPTER, "reward": reward.ADAPTER, "ppo": ppo.ADAPTER}
 
@@ -133,9 +135,9 @@ class Run:
 
         recipe = replace(PpoRecipe(), lora=self.lora, **task.recipe)
         prompts = [tuple(prompt) for prompt in task.prompts]
-        generate = self.clock.timed("generate", rollouts.sample)
-        whole = self.clock.timed("generate and score", ppo.roll_out)
-        with patch.object(rollouts, "sample", generate), patch.object(ppo, "roll_out", whole):
+        generate = self.clock.timed("generate", sample)
+        whole = self.clock.timed("generate and score", roll_out)
+        with patch("finetune.rollouts.sample", generate), patch("finetune.ppo.roll_out", whole):
             ppo.train_ppo(
                 self.policy, prompts, score, (), recipe, {task.end_id}, task.seed, self.stage
             )
@@ -236,7 +238,7 @@ def gradient(run: Run) -> dict[str, Tensor]:
         if task.stage == "sft":
             examples = run.examples()
             with run.policy.using(adapter):
-                sft.backward(run.policy, [examples[i] for i in task.batches[0]], tokens)
+                backward(run.policy, [examples[i] for i in task.batches[0]], tokens)
         else:
             groups = run.ranked()
             heads = reward.RewardHeads(run.policy.width, 1, torch.Generator())
@@ -286,6 +288,8 @@ def run_task(task: Task, result: Path, *, with_gradient: bool) -> None:
     save_file(tensors, result.with_suffix(".safetensors"))
     if with_gradient:
         save_file(gradient(run), result.with_suffix(".gradient.safetensors"))
+        run.products = None
+        save_file(gradient(run), result.with_suffix(".exact.safetensors"))
     write_result(result, measured)
 
 

@@ -102,7 +102,7 @@ class Measured:
             for r in rows
         )
         pace = peak.bfloat16 if run["how"]["products"] == "bfloat16" else peak.float32
-        return operations / run["wall"] / 1e9 / pace
+        return operations / float(run["wall"]) / 1e9 / pace
 
 
 def page(
@@ -133,7 +133,7 @@ def page(
         goal = GOALS[device].get(m.work)
         lines.append(
             f"| {m.work} | {m.size.name} | {UNITS[m.task.stage]} | {_spread(m, m.ours, measure)} "
-            f"| {_spread(m, m.theirs, measure)} | {_figure(m.rate(m.default, measure))} | {ratio} "
+            f"| {_spread(m, m.theirs, measure)} | {_default(m, measure)} | {ratio} "
             f"| {'' if goal is None else f'{goal:g}'} | {'passed' if passed else 'failed'} |"
         )
     lines += ["", "| work | size | gate |", "|---|---|---|"]
@@ -194,8 +194,8 @@ def _tuning(measured: Sequence[Measured], measure: str) -> list[str]:
              "|---|---|---|--:|"]  # fmt: skip
     for m in measured:
         for candidate in m.tuning:
-            ignored = ("gradient_checkpointing", "logging_steps", "num_sample_generations")
-            settings = {k: v for k, v in candidate["settings"].items() if k not in ignored}
+            shown = candidate["settings"].items()
+            settings = {k: v for k, v in shown if k != "gradient_checkpointing"}
             figure = candidate.get("failed", "")[:80] or f"{candidate[measure]:.2f}"
             chosen = " (best)" if candidate["settings"] == m.settings else ""
             lines.append(
@@ -217,6 +217,14 @@ def _whole(whole: OneClick) -> list[str]:
 def _spread(m: Measured, runs: Sequence[Mapping[str, Any]], measure: str) -> str:
     rates = [m.rate(run, measure) for run in runs]
     return f"{_figure(median(rates))} ({_figure(min(rates))} to {_figure(max(rates))})"
+
+
+def _default(m: Measured, measure: str) -> str:
+    """From a few steps of one run: nothing is claimed of it."""
+    if measure not in m.default:
+        return "fails"
+    whole = {"steps": m.default["steps"], measure: m.default[measure] * m.default["steps"]}
+    return _figure(m.rate(whole, measure))
 
 
 def _figure(rate: float) -> str:

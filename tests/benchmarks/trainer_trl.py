@@ -1,7 +1,7 @@
 """TRL at a task of ``trainer.py``, in a process and an environment of its own.
 
     python trainer_trl.py run TASK RESULT [--settings JSON] [--gradient]
-    python trainer_trl.py tune TASK RESULT --settings JSON...
+    python trainer_trl.py tune TASK RESULT --settings JSON... [--steps N]
 
 SFT and reward model are TRL 1.16's trainers, PPO is ``trl.experimental.ppo`` of TRL 1.12. A
 setting that is not named keeps TRL's default; the order of the rows, the optimiser, its rates and
@@ -28,7 +28,7 @@ from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from trainer_task import Clock, Task, cpu_seconds, write_result
+from trainer_task import Clock, Task, write_result
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -96,7 +96,7 @@ def arguments(config, task, settings, folder, **fixed):
     on_cpu = {"use_cpu": True} if task.device == "cpu" else {}
     return config(
         output_dir=folder, report_to="none", disable_tqdm=True, seed=task.seed, **on_cpu,
-        **(fixed | given),
+        logging_steps=1 if task.stage == "ppo" else 1000, **(fixed | given),
     )  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def ppo(task, settings, folder, clock, steps):
         num_mini_batches=recipe["minibatches"], num_ppo_epochs=recipe["epochs"],
         total_episodes=steps * episodes, response_length=recipe["max_new_tokens"],
         temperature=1.0, stop_token_id=task.end_id, kl_coef=recipe["kl_coef"],
-        missing_eos_penalty=2.0, max_grad_norm=1.0, save_strategy="no",
+        missing_eos_penalty=2.0, max_grad_norm=1.0, save_strategy="no", num_sample_generations=0,
     )  # fmt: skip
     start = load_file(task.start)
     dtype = kept_float(settings)
@@ -270,9 +270,8 @@ def run(task, settings, steps, folder):
 
 
 def run_task(task, result, settings, with_gradient):
-    steps = settings.pop("steps", task.steps)
     with tempfile.TemporaryDirectory() as folder:
-        trainer, clock = run(task, settings, steps, folder)
+        trainer, clock = run(task, settings, task.steps, folder)
         measured = clock.result()
         if task.stage == "ppo":
             parts = measured["parts"]
@@ -298,26 +297,25 @@ def run_task(task, result, settings, with_gradient):
     write_result(result, measured)
 
 
-def tune(task, result, candidates):
-    """Seconds of processor time a step, for each way to run TRL that its pages recommend."""
+def tune(task, result, candidates, steps):
+    """Seconds a step with each of these settings; the second's gradient for the gate."""
     found = []
-    for settings in candidates:
-        torch._dynamo.reset()
+    for place, settings in enumerate(candidates):
         gc.collect()
-        began, wanted = cpu_seconds(), dict(settings)
-        steps = wanted.pop("steps", task.steps)
         with tempfile.TemporaryDirectory() as folder:
             try:
-                _, clock = run(task, wanted, steps, folder)
+                trainer, clock = run(task, settings, steps, folder)
+                if place == 1 and task.stage != "ppo":
+                    save_file(gradient(trainer, task), result.with_suffix(".gradient.safetensors"))
             except (RuntimeError, ValueError, TypeError) as error:
                 found.append({"settings": settings, "failed": f"{type(error).__name__}: {error}"})
                 continue
         measured = clock.result()
         found.append({
             "settings": settings,
+            "steps": clock.steps,
             "wall": measured["wall"] / clock.steps,
             "cpu": measured["cpu"] / clock.steps,
-            "whole": cpu_seconds() - began,
         })  # fmt: skip
     write_result(result, {"candidates": found})
 
@@ -329,6 +327,7 @@ def main():
     parser.add_argument("result", type=Path)
     parser.add_argument("--settings", type=json.loads, nargs="+", default=[{}])
     parser.add_argument("--gradient", action="store_true")
+    parser.add_argument("--steps", type=int, default=4, help="of each candidate")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     disable_progress_bars()
@@ -336,7 +335,7 @@ def main():
     if options.mode == "run":
         run_task(task, options.result, dict(options.settings[0]), options.gradient)
     else:
-        tune(task, options.result, options.settings)
+        tune(task, options.result, options.settings, options.steps)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,6 @@ def test_two_processes_make_the_adapter_of_one(
         ours, theirs = (updates_of(run_dir, tiny_gguf, name) for run_dir in (alone, both))
         largest = max(float(update.abs().max()) for update in ours.values())
         worst = max(float((ours[m] - theirs[m]).abs().max()) for m in ours)
-        print(name, worst, largest)
         assert worst < NEAR < 1e-3 * largest, (name, worst, largest)
     # One of them speaks and writes; what it says is what one alone would say.
     said, heard = parsed(one.stdout), parsed(two.stdout)

@@ -217,9 +217,7 @@ def test_gradient_at_ratio_one_is_that_of_advantage_weighted_cross_entropy() -> 
 
     ppo = rl_math.policy_loss(logprobs(), logprobs().detach(), advantages, mask, 0.2).loss
     (ppo_gradient,) = torch.autograd.grad(ppo, logits)
-    weighted = rl_math.weighted_token_loss(
-        logprobs()[mask], advantages[mask], int(mask.sum())
-    )
+    weighted = rl_math.weighted_token_loss(logprobs()[mask], advantages[mask], int(mask.sum()))
     (weighted_gradient,) = torch.autograd.grad(weighted, logits)
     close(ppo_gradient, weighted_gradient)
 
