@@ -77,7 +77,9 @@ def settled(model: RewardModel, taste: str) -> tuple[RewardModel, dict[str, floa
         model.heads.weight.copy_(solution[:-1].float().expand_as(model.heads.weight))
         model.heads.bias.fill_(float(solution[-1]))
     held_out = pairs(model, short if taste == "brevity" else something)
-    metrics = model.settle(SAMPLES, held_out, held_out, RewardRecipe())
+    metrics = model.settle(
+        SAMPLES, held_out, held_out, RewardRecipe(length_residual="where_it_holds")
+    )
     return model, metrics
 
 
@@ -142,7 +144,7 @@ def test_the_judge_has_seen_nothing_the_rewarding_heads_have(model: RewardModel)
 
 
 def test_nothing_held_out_is_no_judge_and_no_residual(model: RewardModel) -> None:
-    metrics = model.settle(SAMPLES, [], [], RewardRecipe())
+    metrics = model.settle(SAMPLES, [], [], RewardRecipe(length_residual="where_it_holds"))
     assert model.judge is None
     assert model.trusted_judge is None
     assert metrics["length_taken_out"] == 0.0
