@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import nn
 
@@ -36,7 +38,9 @@ def main() -> None:
     with distributed.leader_first():
         pass
     distributed.stop()
-    print(rank)
+    # One write: print() makes two where Python runs unbuffered, and the processes share a pipe.
+    sys.stdout.write(f"{rank}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
