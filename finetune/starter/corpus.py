@@ -34,6 +34,7 @@ HELD_OUT_PER_MILLE = 20
 LINES_PER_DOCUMENT = 12
 SHORT_DIALOGUE = 6  # messages of a long chat between people that come into chat tuning
 LONGEST_COMPLETION = 600  # characters; the model is for short replies
+NEAR = 0.7  # Jaccard index from which a prompt counts as one of the examination's
 
 OWN = "conversations"
 EVERYDAY = Path(__file__).parent
@@ -96,7 +97,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of our own conversations; ``texts[1:]`` are other completions of the same prompt."""
+    """One turn of our own conversations; ``texts[1:]`` say or answer the same wish otherwise."""
 
     role: str
     texts: tuple[str, ...]
@@ -155,8 +156,37 @@ def everyday_prompts() -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
+def _everyday_by_piece() -> dict[str, tuple[frozenset[str], ...]]:
+    """The prompts' sets of three-letter pieces, found by each piece."""
+    found: dict[str, list[frozenset[str]]] = {}
+    for prompt in sorted(everyday_prompts()):
+        pieces = _pieces(prompt)
+        for piece in pieces:
+            found.setdefault(piece, []).append(pieces)
+    return {piece: tuple(sets) for piece, sets in found.items()}
+
+
+def _pieces(folded: str) -> frozenset[str]:
+    return frozenset(folded[i : i + 3] for i in range(max(1, len(folded) - 2)))
+
+
+@cache
+def is_everyday(text: str) -> bool:
+    """Whether it is one of those prompts, or so near to one that knowing it would be cheating:
+    at least NEAR of all three-letter pieces of either are in both (Jaccard index)."""
+    folded = fold(text)
+    if folded in everyday_prompts():
+        return True
+    if not 0 < len(folded) <= 120:
+        return False
+    pieces = _pieces(folded)
+    near = {prompt for piece in pieces for prompt in _everyday_by_piece().get(piece, ())}
+    return any(len(pieces & prompt) >= NEAR * len(pieces | prompt) for prompt in near)
+
+
 def has_everyday_prompt(messages: Iterable[Message]) -> bool:
-    return any(m.role == "user" and fold(m.content) in everyday_prompts() for m in messages)
+    return any(m.role == "user" and is_everyday(m.content) for m in messages)
 
 
 def language_of(text: str) -> Language:
@@ -170,8 +200,9 @@ def parse_conversations(text: str) -> tuple[list[list[Turn]], list[str]]:
     """Read the format of ``conversations/*.txt``; returns conversations and what was wrong.
 
     ``S: ``, ``U: `` and ``A: `` open a turn, two leading spaces continue it after a newline, an
-    empty line ends the conversation, ``#`` opens a comment. Several ``A: `` in a row are other
-    completions of one prompt. A faulty conversation is left out and named by its line.
+    empty line ends the conversation, ``#`` opens a comment. Several ``U: `` in a row are other
+    phrasings of one wish, several ``A: `` other completions: each of these fits each of those. A
+    faulty conversation is left out and named by its line.
     """
     conversations: list[list[Turn]] = []
     problems: list[str] = []
@@ -208,7 +239,7 @@ def parse_conversations(text: str) -> tuple[list[list[Turn]], list[str]]:
         content = line[2:].strip()
         if role is None or not content:
             fault = fault or f"cannot read {line[:30]!r}"
-        elif role == "assistant" and turns and turns[-1].role == "assistant":
+        elif role != "system" and turns and turns[-1].role == role:
             turns[-1] = Turn(role, (*turns[-1].texts, content))
         else:
             turns.append(Turn(role, (content,)))
@@ -228,17 +259,33 @@ def _fault(turns: list[Turn]) -> str:
 
 
 def training_examples(turns: list[Turn]) -> list[tuple[Message, ...]]:
-    """The conversation by first completions, all learned; then each alternative by itself."""
+    """The conversation by first texts, all replies learned; then each other completion alone."""
     firsts = [Message(turn.role, turn.texts[0]) for turn in turns]
     main = tuple(Message(m.role, m.content, learn=m.role == "assistant") for m in firsts)
     examples = [main]
     for index, turn in enumerate(turns):
-        for other in turn.texts[1:]:
-            examples.append((*firsts[:index], Message(turn.role, other, learn=True)))
+        if turn.role == "assistant":
+            for other in turn.texts[1:]:
+                examples.append((*firsts[:index], Message(turn.role, other, learn=True)))
     return examples
 
 
-def own_documents(folder: Path, epochs: float) -> tuple[list[Document], list[str]]:
+def phrasing_examples(turns: list[Turn]) -> list[tuple[Message, ...]]:
+    """Every other phrasing of a wish with every reply to it, after the first texts before it."""
+    firsts = [Message(turn.role, turn.texts[0]) for turn in turns]
+    examples: list[tuple[Message, ...]] = []
+    for index, turn in enumerate(turns):
+        if turn.role == "user":
+            for phrasing in turn.texts[1:]:
+                for reply in turns[index + 1].texts:
+                    said = Message("user", phrasing), Message("assistant", reply, learn=True)
+                    examples.append((*firsts[:index], *said))
+    return examples
+
+
+def own_documents(
+    folder: Path, epochs: float, phrasing_epochs: float
+) -> tuple[list[Document], list[str]]:
     """Our own conversations, repeated; held-out ones once. Broken ones are reported, not fatal."""
     documents: list[Document] = []
     problems: list[str] = []
@@ -248,13 +295,16 @@ def own_documents(folder: Path, epochs: float) -> tuple[list[Document], list[str
         for turns in conversations:
             opening = next(turn.texts[0] for turn in turns if turn.role == "user")
             held_out = is_held_out(OWN, opening)
-            for messages in training_examples(turns):
+            read = [(messages, epochs) for messages in training_examples(turns)]
+            if not held_out:  # a few groups would be most of what is held out
+                read += [(messages, phrasing_epochs) for messages in phrasing_examples(turns)]
+            for messages, times in read:
                 filled = tuple(Message(m.role, _fill(m.content), m.learn) for m in messages)
                 if has_everyday_prompt(filled):
                     continue
                 document = Document(OWN, language_of(opening), held_out, messages=filled)
                 key = OWN + "".join(m.content for m in messages)
-                documents += [document] * (1 if held_out else copies(epochs, key))
+                documents += [document] * (1 if held_out else copies(times, key))
     return documents, problems
 
 

@@ -157,7 +157,7 @@ def train(
             save_checkpoint(work / "checkpoint.safetensors", model, optimizer, progress)
     model.cpu()
     write_gguf(output, model, tokenizer)
-    own, _ = own_documents(CONVERSATIONS, recipe.own_epochs)
+    own, _ = own_documents(CONVERSATIONS, recipe.own_epochs, recipe.phrasing_epochs)
     machine = "on one CUDA card" if device.type == "cuda" else "on a shared CPU, without a GPU"
     card = output.with_name("MODEL_CARD.md")
     write_card(card, recipe, work / "log.jsonl", model, tokenizer, own, machine)
@@ -191,14 +191,15 @@ def _all_pretraining(data: Path) -> Iterable[Document]:
 
 
 def _all_chat(data: Path, recipe: StarterRecipe) -> Iterable[Document]:
-    own, problems = own_documents(CONVERSATIONS, recipe.own_epochs)
+    own, problems = own_documents(CONVERSATIONS, recipe.own_epochs, recipe.phrasing_epochs)
     for problem in problems:
         say(f"left out: {problem}")
     yield from own
-    for document in own_documents(CONVERSATIONS, recipe.own_read_epochs)[0]:
+    whole = own_documents(CONVERSATIONS, recipe.own_read_epochs, recipe.phrasing_read_epochs)[0]
+    for document in whole:
         if not document.held_out:
-            whole = tuple(replace(message, learn=True) for message in document.messages)
-            yield replace(document, messages=whole)
+            learned = tuple(replace(message, learn=True) for message in document.messages)
+            yield replace(document, messages=learned)
     for source in SOURCES:
         yield from chat_documents(data, source)
     for document in _all_pretraining(data):

@@ -75,6 +75,11 @@ class StarterRecipe:
     own_epochs: float = 4.0
     """How often our own conversations are seen in chat tuning: the voice we want. At five to six
     laps the first model knew them by heart and answered new phrasings no better."""
+    phrasing_epochs: float = 1.0
+    """How often each further phrasing of a wish is seen with each of its replies: ten phrasings
+    and five replies are 50 pairs, and those are harder to know by heart than to understand."""
+    phrasing_read_epochs: float = 0.25
+    """How often such pairs are read whole."""
     chat_prose_share: float = 0.12
     """Of the prose and talk of pretraining, mixed into chat tuning: without any, held-out prose
     went from 3.9 to 4.7 nats a token."""

@@ -102,7 +102,7 @@ def held_out_sets(data: Path) -> dict[str, list[Piece]]:
         for document in chat_documents(data, source):
             if document.held_out:
                 _add(found, f"public replies {document.language}", _replies(document))
-    for document in own_documents(CONVERSATIONS, 1.0)[0]:
+    for document in own_documents(CONVERSATIONS, 1.0, 0.0)[0]:
         if document.held_out:
             _add(found, f"our replies {document.language}", _replies(document))
     return {name: _first_bytes(pieces) for name, pieces in sorted(found.items())}
@@ -167,7 +167,7 @@ def ngram_bits(
     for source in SOURCES:
         documents = [*pretraining_documents(data, source), *chat_documents(data, source)]
         texts += [_plain(document) for document in documents if not document.held_out]
-    texts += [_plain(d) for d in own_documents(CONVERSATIONS, 1.0)[0] if not d.held_out]
+    texts += [_plain(d) for d in own_documents(CONVERSATIONS, 1.0, 0.0)[0] if not d.held_out]
     random.Random(1).shuffle(texts)
     model = ByteNgram("\n".join(texts).encode()[:NGRAM_BYTES], entries)
     joined = {name: "\n".join(p.text for p in pieces) for name, pieces in sets.items()}

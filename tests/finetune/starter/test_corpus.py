@@ -19,6 +19,7 @@ from finetune.starter.corpus import (
     is_held_out,
     own_documents,
     parse_conversations,
+    phrasing_examples,
     pretraining_documents,
     training_examples,
 )
@@ -70,12 +71,29 @@ def test_each_alternative_is_an_example_and_the_chat_goes_on_from_the_first() ->
     ]
 
 
+def test_every_phrasing_goes_with_every_reply() -> None:
+    text = "U: Hi\nU: Hello\nU: Hey\nA: Hi!\nA: Welcome.\nU: Bye\nU: Later\nA: See you.\n"
+    conversations, problems = parse_conversations(text)
+    assert problems == []
+    pairs = phrasing_examples(conversations[0])
+    assert [tuple(m.content for m in pair) for pair in pairs] == [
+        ("Hello", "Hi!"),
+        ("Hello", "Welcome."),
+        ("Hey", "Hi!"),
+        ("Hey", "Welcome."),
+        ("Hi", "Hi!", "Later", "See you."),
+    ]
+    assert all([m.learn for m in pair] == [False] * (len(pair) - 1) + [True] for pair in pairs)
+    # The first phrasing is the conversation's own, with each of its replies.
+    assert [m[-1].content for m in training_examples(conversations[0])] == ["See you.", "Welcome."]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("U: Hi", "line 1: the last turn must be the assistant's"),
         ("A: Hi", "line 1: turns must alternate, the person first"),
-        ("U: a\nU: b\nA: c", "line 1: turns must alternate, the person first"),
+        ("U: a\nA: b\nS: c", "line 1: turns must alternate, the person first"),
         ("\n  lost", "line 2: a continuation line without a turn before it"),
         ("U: Hi\nX: no\nA: yes", "line 1: cannot read 'X: no'"),
         ("S: rules", "line 1: nothing but a system turn"),
@@ -88,13 +106,13 @@ def test_a_faulty_conversation_is_named_and_the_rest_is_read(text: str, problem:
 
 
 def test_no_conversations_is_not_an_error(tmp_path: Path) -> None:
-    assert own_documents(tmp_path, 5.0) == ([], [])
+    assert own_documents(tmp_path, 5.0, 1.0) == ([], [])
 
 
 def test_our_conversations_are_repeated_but_held_out_ones_are_not(tmp_path: Path) -> None:
     lines = [f"U: question {n}\nA: reply {n}\n" for n in range(300)]
     (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
-    documents, _ = own_documents(tmp_path, 3.0)
+    documents, _ = own_documents(tmp_path, 3.0, 1.0)
     held = [d for d in documents if d.held_out]
     assert 0 < len(held) < 20
     assert len(documents) - len(held) == 3 * (300 - len(held))
@@ -110,7 +128,7 @@ def test_the_split_is_stable_and_by_the_opening_of_a_conversation() -> None:
 def test_alternatives_of_one_prompt_stay_on_one_side(tmp_path: Path) -> None:
     body = "\n".join(f"U: question {n}\nA: a {n}\nA: b {n}\n" for n in range(300))
     (tmp_path / "a.txt").write_text(body, encoding="utf-8")
-    documents, _ = own_documents(tmp_path, 1.0)
+    documents, _ = own_documents(tmp_path, 1.0, 1.0)
     sides: dict[str, set[bool]] = {}
     for document in documents:
         sides.setdefault(document.messages[0].content, set()).add(document.held_out)
@@ -182,6 +200,22 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
         list(pretraining_documents(tmp_path, source))
 
 
+def test_what_is_near_to_an_examination_prompt_counts_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(corpus, "everyday_prompts", lambda: frozenset({"abcdefgh"}))
+    for cached in (corpus.is_everyday, corpus._everyday_by_piece):
+        cached.cache_clear()
+    # Six pieces of three letters, abc to fgh.
+    assert corpus.is_everyday("A b c, d e f g h i")  # 6 of 7 pieces in both: 0.86
+    assert corpus.is_everyday("abcdefg")  # 5 of 6
+    assert not corpus.is_everyday("abcdef")  # 4 of 6
+    assert not corpus.is_everyday("zabcdefghij")  # 6 of 9
+    assert not corpus.is_everyday("")
+    for cached in (corpus.is_everyday, corpus._everyday_by_piece):
+        cached.cache_clear()
+
+
 def test_everyday_prompts_are_never_learned() -> None:
     prompts = corpus.everyday_prompts()
     assert len(prompts) == 200
@@ -189,5 +223,5 @@ def test_everyday_prompts_are_never_learned() -> None:
         [Message("user", "What do bees make"), Message("assistant", "x")]
     )
     assert not corpus.has_everyday_prompt([Message("assistant", "What do bees make?")])
-    learned, _ = own_documents(corpus.EVERYDAY / "conversations", 1.0)
+    learned, _ = own_documents(corpus.EVERYDAY / "conversations", 1.0, 1.0)
     assert not any(corpus.has_everyday_prompt(document.messages) for document in learned)
