@@ -7,6 +7,10 @@ packed with attention sequence by sequence 259 ms; a model of 30 million paramet
 and 925 ms. So on a processor it is sequence by sequence. A GPU would drown in small kernels:
 there it is PyTorch's flash attention for sequences of unlike length where the type allows it,
 else one padded call for attention alone.
+
+Several completions of one prompt can share its tokens: the prompt goes through the network once,
+and the tokens of each completion look at it and at their own. Hidden states and gradients are
+those of whole sequences; on a processor only, where attention is ours to say.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from finetune import distributed
 
 ATTENTION: Final = "attune"
 """The attention of every trunk: transformers' own, and that of packs where one is given."""
+LEAST_SHARED: Final = 4
+"""Tokens; below that a completion that shares them costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class Pack:
     learn: Tensor
     """True where a token is to be predicted from those before it, (N,); never a first one."""
     lengths: tuple[int, ...]
+    """Of the sequences; without the tokens that they share."""
+    prefixes: tuple[tuple[int, int], ...] = ()
+    """For each sequence, which earlier one it begins like, and for how many tokens: these are not
+    laid down again. Empty where nothing is shared."""
 
     @cached_property
     def ends(self) -> Tensor:
@@ -73,6 +83,46 @@ def pack(
         learn.to(device),
         lengths,
     )
+
+
+def pack_sharing(
+    groups: Sequence[Sequence[Sequence[int]]], device: torch.device | str = "cpu"
+) -> Pack:
+    """Token ids of the completions of each prompt; what they begin with in common is laid down
+    once. For hidden states at ``ends``, in the order of the groups; no token is learned."""
+    if torch.device(device).type != "cpu":
+        return pack([(ids, ()) for rows in groups for ids in rows], device)
+    own: list[Sequence[int]] = []
+    prefixes: list[tuple[int, int]] = []
+    for rows in groups:
+        first = len(own)
+        for ids, shared in zip(rows, shared_prefixes(rows), strict=True):
+            own.append(ids[shared:])
+            prefixes.append((first, shared))
+    return Pack(
+        torch.tensor([token for ids in own for token in ids]),
+        torch.cat(
+            [
+                torch.arange(shared, shared + len(ids))
+                for ids, (_, shared) in zip(own, prefixes, strict=True)
+            ]
+        ),
+        torch.zeros(sum(map(len, own)), dtype=torch.bool),
+        tuple(map(len, own)),
+        tuple(prefixes),
+    )
+
+
+def shared_prefixes(rows: Sequence[Sequence[int]]) -> list[int]:
+    """How many first tokens each row has in common with the first of them, less its last; 0 for
+    the first itself and where it is not worth while."""
+    found = [0]
+    for row in rows[1:]:
+        pairs = zip(row[:-1], rows[0], strict=False)
+        shared = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+        shared = min(len(row) - 1, len(rows[0])) if shared is None else shared
+        found.append(shared if shared >= LEAST_SHARED else 0)
+    return found
 
 
 def packs(lengths: Sequence[int], tokens: int) -> list[list[int]]:
@@ -169,9 +219,15 @@ def _one_by_one(
     lengths = list(pack.lengths)
     grouped = query.shape[1] != key.shape[1]
     outputs = []
-    parts = ([*torch.split(heads, lengths, 2)] for heads in (query, key, value))
-    for q, k, v in zip(*parts, strict=True):
-        mask = _window_mask(q.shape[2], window, q.device)
+    parts = [torch.split(heads, lengths, 2) for heads in (query, key, value)]
+    for index, (q, k, v) in enumerate(zip(*parts, strict=True)):
+        like, shared = pack.prefixes[index] if pack.prefixes else (index, 0)
+        if shared:
+            k, v = (
+                torch.cat([part[like][:, :, :shared], own], 2)
+                for part, own in ((parts[1], k), (parts[2], v))
+            )
+        mask = _reach(q.shape[2], k.shape[2], window, q.device)
         outputs.append(
             F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
@@ -196,7 +252,7 @@ def _padded(
         flat = flat.index_copy(0, place, heads[0].transpose(0, 1))
         return flat.view(count, width, *flat.shape[1:]).transpose(1, 2)
 
-    mask = _window_mask(width, window, query.device)
+    mask = _reach(width, width, window, query.device)
     out = F.scaled_dot_product_attention(
         spread(query),
         spread(key),
@@ -233,11 +289,12 @@ def _flash(
     return out[None]
 
 
-def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(T, T), True where a token may look: itself and ``window - 1`` before it; None where the
-    whole past is within reach."""
-    if window is None or length <= window:
+def _reach(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(queries, keys), True where each of the last tokens may look: itself and those before it,
+    at most ``window`` in all; None where the causal mask of a whole sequence says the same."""
+    bounded = window is not None and keys > window
+    if queries == keys and not bounded:
         return None
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place[None, :]
-    return (distance >= 0) & (distance < window)
+    own = torch.arange(keys - queries, keys, device=device)
+    distance = own[:, None] - torch.arange(keys, device=device)[None, :]
+    return (distance >= 0) & (distance < (keys if window is None else window))

@@ -6,7 +6,8 @@ they disagree, the score is a guess. Pairs teach by Bradley-Terry and thumbs by 
 likelihood on the same score, with one bias for how freely this person gives thumbs.
 
 Each completion goes through the network once, however many pairs it is in, and all pairs of a
-prompt are in one batch element (Ouyang et al. 2022, section 3.5). What is done with the trained
+prompt are in one batch element (Ouyang et al. 2022, section 3.5); on a processor the prompt itself
+goes through once for all of its completions. What is done with the trained
 heads (scale, length, a second opinion) is in ``reward_model``.
 """
 
@@ -31,7 +32,7 @@ from finetune.checkpoint import (
 from finetune.contract.recipe import RewardRecipe
 from finetune.data import RankedPrompt
 from finetune.out_of_memory import smaller_if_needed
-from finetune.packing import Pack, pack, packs
+from finetune.packing import Pack, pack, pack_sharing, packs, shared_prefixes
 from finetune.policy import Policy
 from finetune.stage import (
     StageRun,
@@ -276,12 +277,13 @@ def _backward(
     tokens_at_once: int,
 ) -> float:
     """Accumulate the gradient of the mean loss over ``groups``, a few prompts at a time."""
-    sizes = [sum(len(e.ids) for e in group.completions) for group in groups]
+    completions = [[example.ids for example in group.completions] for group in groups]
+    sizes = [sum(map(len, rows)) - sum(shared_prefixes(rows)) for rows in completions]
     total = 0.0
     for part in packs(sizes, tokens_at_once):
-        rows = [(example.ids, ()) for index in part for example in groups[index].completions]
+        some = pack_sharing([completions[index] for index in part], policy.device)
         with policy.using(*ROLE):
-            scores = heads(last_hidden(policy, pack(rows, policy.device)))
+            scores = heads(last_hidden(policy, some))
         loss = scores.new_zeros(())
         for index in part:
             own, scores = scores.tensor_split([len(groups[index].completions)])

@@ -9,8 +9,9 @@ import transformers
 from torch import Tensor
 
 from finetune import packing
+from finetune.contract.recipe import LoraRecipe
 from finetune.gguf_weights import load_trunk
-from finetune.packing import pack, packs
+from finetune.packing import pack, pack_sharing, packs, shared_prefixes
 from finetune.policy import Policy, pad_batch
 from finetune.stage import generator_for
 from tests.finetune.test_policy import filled
@@ -128,6 +129,43 @@ def test_every_architecture_computes_the_same_packed(
         for (ids, _), hidden in zip(rows, together, strict=True):
             alone = policy.hidden(pad_batch([(ids, ())]))[0]
             torch.testing.assert_close(hidden, alone, atol=2e-5, rtol=0)
+
+
+def test_what_completions_share_is_laid_down_once() -> None:
+    rows = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 9], [1, 2, 3, 7], [1, 2, 3, 4, 5, 6]]
+    assert shared_prefixes(rows) == [0, 4, 0, 5]  # three are not worth while; one's own is left
+    some = pack_sharing([rows, [[8, 8, 8]]])
+    assert some.ids.tolist() == [1, 2, 3, 4, 5, 6, 9, 1, 2, 3, 7, 6, 8, 8, 8]
+    assert some.positions.tolist() == [0, 1, 2, 3, 4, 5, 4, 0, 1, 2, 3, 5, 0, 1, 2]
+    assert some.ends.tolist() == [5, 6, 10, 11, 14]
+    assert some.prefixes == ((0, 0), (0, 4), (0, 0), (0, 5), (4, 0))
+
+
+# GPT-2 carries adapters only as it is loaded from a GGUF file; transformers' has Conv1D layers.
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "GPT2LMHeadModel"])
+def test_shared_prompts_change_neither_states_nor_gradients(name: str) -> None:
+    policy = random_policy(name)
+    policy.add_adapter("sft", LoraRecipe(), generator_for(1, "adapter"))
+    filled(policy, "sft")
+    generator = generator_for(2, "ids")
+
+    def drawn(count: int) -> list[int]:
+        return torch.randint(0, 90, (count,), generator=generator).tolist()
+
+    prompts = [drawn(11), drawn(5)]
+    groups = [[[*prompt, *drawn(n)] for n in (7, 1, 9)] for prompt in prompts]
+    whole = [ids for rows in groups for ids in rows]
+    wanted = torch.randn(len(whole), policy.width, generator=generator)
+    found = []
+    with policy.using("sft"):
+        for some in (pack([(ids, ()) for ids in whole]), pack_sharing(groups)):
+            states = policy.packed_hidden(some)[some.ends]
+            gradient = gradient_of(policy, [(states * wanted).sum()])
+            found.append((states.detach(), gradient, len(some.ids)))
+    (states, slope, tokens), (ours, gradient, fewer) = found
+    assert (tokens, fewer) == (82, 82 - 2 * 11 - 2 * 5)
+    torch.testing.assert_close(ours, states, atol=2e-5, rtol=0)
+    torch.testing.assert_close(gradient, slope, atol=2e-5 * float(slope.abs().max()), rtol=0)
 
 
 def test_a_trunk_in_quantised_blocks_is_packed_as_well(tiny_gguf: Path, tmp_path: Path) -> None:
