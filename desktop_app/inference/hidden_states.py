@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desktop_app.errors import UserError
-from desktop_app.inference.llama_api import MAX_BATCH, AbortedError, Context, NoRoomError
+from desktop_app.inference.llama_api import AbortedError, Context, NoRoomError
 
 Vectors = npt.NDArray[np.float32]
 
@@ -42,7 +42,7 @@ class HiddenStates:
             AbortedError: ``Context.abort`` was called.
         """
         found = np.empty((len(rows), self.width), dtype=np.float32)
-        batch = llama_cpp.llama_batch_init(MAX_BATCH, 0, 1)
+        batch = llama_cpp.llama_batch_init(self._context.batch, 0, 1)
         try:
             for group in self._groups(rows):
                 found[group] = self._compute(batch, [rows[index] for index in group])
@@ -89,8 +89,8 @@ class HiddenStates:
 
     def _decode(self, batch: Any, entries: Sequence[tuple[int, int, int]], is_output: bool) -> None:
         """Compute (token, position, sequence) in pieces of one call each."""
-        for start in range(0, len(entries), MAX_BATCH):
-            piece = entries[start : start + MAX_BATCH]
+        for start in range(0, len(entries), self._context.batch):
+            piece = entries[start : start + self._context.batch]
             for place, (token, position, sequence) in enumerate(piece):
                 batch.token[place] = token
                 batch.pos[place] = position

@@ -21,12 +21,8 @@ import llama_cpp
 
 from desktop_app.errors import UserError
 from desktop_app.inference.engine import CellType
-from desktop_app.inference.fit import BATCH
+from desktop_app.inference.fit import batch_of
 from desktop_app.inference.parked_states import State
-
-MAX_BATCH: Final = BATCH
-PIECE_OF_LARGE_MODEL: Final = 128
-LARGE_MODEL_BYTES: Final = 2 << 30
 
 _DEBUG: Final = 1
 _CONTINUED: Final = 5
@@ -92,6 +88,8 @@ class Model:
             )
         self.pointer: Any = pointer
         self.vocab: Any = llama_cpp.llama_model_get_vocab(pointer)
+        self.batch: Final = batch_of(int(llama_cpp.llama_model_size(pointer)), gpu_layers)
+        """Tokens of a prompt to read in one call."""
 
     @property
     def training_context(self) -> int:
@@ -105,15 +103,6 @@ class Model:
             llama_cpp.llama_model_is_recurrent(self.pointer)
             or llama_cpp.llama_model_is_hybrid(self.pointer)
         )
-
-    @property
-    def piece(self) -> int:
-        """Tokens of a prompt to read in one call: a few seconds' work, so progress is seen.
-
-        By the file alone and not by the clock, since sums of floats depend on it.
-        """
-        size = int(llama_cpp.llama_model_size(self.pointer))
-        return PIECE_OF_LARGE_MODEL if size > LARGE_MODEL_BYTES else MAX_BATCH
 
     def is_end_of_generation(self, token: int) -> bool:
         return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
@@ -172,7 +161,7 @@ class Context:
         # those of every token of a batch would be 300 MB with a vocabulary of 150,000.
         params.n_outputs_max = sequences
         params.n_ctx = cells
-        params.n_batch = params.n_ubatch = MAX_BATCH
+        params.n_batch = params.n_ubatch = model.batch
         params.n_seq_max = sequences
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = threads
@@ -192,7 +181,8 @@ class Context:
         self._memory = llama_cpp.llama_get_memory(pointer)
         self.window: Final = int(llama_cpp.llama_model_n_swa(model.pointer))
         """Tokens that layers with a sliding window look back on; 0 where there are none."""
-        self._batch = _Batch(sequences)
+        self.batch: Final = model.batch
+        self._batch = _Batch(model.batch, sequences)
         self._writing = self._side_by_side = self._reading = threads
         self._batch_threads = threads
 
@@ -323,11 +313,11 @@ def physical_cores() -> int:
 class _Batch:
     """The arrays of a ``llama_batch``, made once and filled again and again."""
 
-    def __init__(self, sequences: int) -> None:
-        self._tokens = (ctypes.c_int32 * MAX_BATCH)()
-        self._positions = (ctypes.c_int32 * MAX_BATCH)()
-        self._counts = (ctypes.c_int32 * MAX_BATCH)(*(1,) * MAX_BATCH)
-        self._wanted = (ctypes.c_int8 * MAX_BATCH)()  # where logits are wanted
+    def __init__(self, tokens: int, sequences: int) -> None:
+        self._tokens = (ctypes.c_int32 * tokens)()
+        self._positions = (ctypes.c_int32 * tokens)()
+        self._counts = (ctypes.c_int32 * tokens)(*(1,) * tokens)
+        self._wanted = (ctypes.c_int8 * tokens)()  # where logits are wanted
         self._numbers = (ctypes.c_int32 * sequences)(*range(sequences))
         pointer = ctypes.POINTER(ctypes.c_int32)
         step = ctypes.sizeof(ctypes.c_int32)
@@ -335,8 +325,8 @@ class _Batch:
         self._pointers = [
             ctypes.cast(first + step * number, pointer) for number in range(sequences)
         ]
-        self._sequences = (pointer * MAX_BATCH)()
-        self._none_wanted: list[ctypes.c_int8 | int] = [0] * MAX_BATCH
+        self._sequences = (pointer * tokens)()
+        self._none_wanted: list[ctypes.c_int8 | int] = [0] * tokens
         self._rows: Sequence[int] = ()
         self._batch = llama_cpp.llama_batch(
             token=self._tokens,

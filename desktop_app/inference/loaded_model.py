@@ -147,7 +147,7 @@ class LoadedModel:
             self.cache: Final = PrefixCache(
                 self.context, MAX_STREAMS, self._model.can_forget, parked
             )
-            self.piece: Final = self._model.piece
+            self.piece: Final = self._model.batch
             self.special_ids: Final = frozenset(self.vocabulary.special_tokens.values())
             self.end_ids: Final = frozenset(
                 token
