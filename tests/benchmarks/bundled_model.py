@@ -313,6 +313,10 @@ def compare_chat(models: dict[str, Path], read: int) -> list[str]:
             part = ask_all(chat, read_prompts(language))
             figures |= {f"{k} ({language})": v for k, v in everyday_figures(part).items()}
             asked += part
+            fresh = everyday_figures(ask_all(chat, read_prompts(language, "second_")))
+            figures[f"acceptable, abilities, second set ({language})"] = fresh[
+                "acceptable, abilities"
+            ]
         both = {f"{k} (both)": v for k, v in everyday_figures(asked).items()}
         extra = {
             "file, MB": path.stat().st_size / 1e6,

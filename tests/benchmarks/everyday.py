@@ -1,7 +1,9 @@
 """The 200 everyday prompts and what is asked of a reply to them, by rule.
 
 The prompts and their rules stand in ``finetune/starter/everyday_*.txt``, written before the
-training; the corpus leaves out every conversation that has one of them. A rule says what a reply
+training; the corpus leaves out every conversation that has one of them, or one near to it. A second
+set of 80 was written when the first had been looked at often: it guards against learning for the
+examination. A rule says what a reply
 has to mention; it cannot say whether the reply is pleasant, so fifty replies are also read by a
 person (``finetune/starter/LOG.md``).
 """
@@ -42,9 +44,9 @@ class EverydayPrompt:
         return bool(self.acceptable.search(reply))
 
 
-def read_prompts(language: str) -> list[EverydayPrompt]:
-    """The hundred prompts of a language ("en" or "ko")."""
-    path = Path(__file__).parents[2] / f"finetune/starter/everyday_{language}.txt"
+def read_prompts(language: str, prefix: str = "") -> list[EverydayPrompt]:
+    """The hundred prompts of a language ("en" or "ko"); with "second_" the forty others."""
+    path = Path(__file__).parents[2] / f"finetune/starter/everyday_{prefix}{language}.txt"
     prompts = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):

@@ -218,7 +218,7 @@ def test_what_is_near_to_an_examination_prompt_counts_as_one(
 
 def test_everyday_prompts_are_never_learned() -> None:
     prompts = corpus.everyday_prompts()
-    assert len(prompts) == 200
+    assert len(prompts) == 200 + 80
     assert corpus.has_everyday_prompt(
         [Message("user", "What do bees make"), Message("assistant", "x")]
     )
