@@ -129,6 +129,8 @@ def _plan(
     linear = [header.tensors[f"{stem}.weight"] for stem in linear_stems(header).values()]
     if copies:
         weights += COPIES * sum(prod(info.shape) for info in linear) * dtype.itemsize
+    if kind == "cpu" and held == "dense":  # in bfloat16, where products are computed so
+        weights += 2 * sum(prod(info.shape) for info in linear)
     # A rank of an adapter is a row of A and a column of B.
     each_rank = sum(sum(info.shape) for info in linear)
     ranks = [recipe.sft.lora.rank, recipe.reward.lora.rank, recipe.ppo.lora.rank]

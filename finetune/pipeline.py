@@ -304,7 +304,7 @@ class _Run:
         finished = load_checkpoint(self.folder / "ppo" / "done")
         if finished is None:
             judge = self.scores.trusted_judge
-            with self._stage_run("ppo") as stage_run:  # in the trunk's own type: ratios are exact
+            with self.policy.narrowed(self.products), self._stage_run("ppo") as stage_run:
                 metrics = ppo.train_ppo(
                     self.policy,
                     [prompt.ids for prompt in self.data.train.prompts],

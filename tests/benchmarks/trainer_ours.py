@@ -137,7 +137,11 @@ class Run:
         prompts = [tuple(prompt) for prompt in task.prompts]
         generate = self.clock.timed("generate", sample)
         whole = self.clock.timed("generate and score", roll_out)
-        with patch("finetune.rollouts.sample", generate), patch("finetune.ppo.roll_out", whole):
+        with (
+            patch("finetune.rollouts.sample", generate),
+            patch("finetune.ppo.roll_out", whole),
+            self.narrowed(),
+        ):
             ppo.train_ppo(
                 self.policy, prompts, score, (), recipe, {task.end_id}, task.seed, self.stage
             )
@@ -279,7 +283,7 @@ def run_task(task: Task, result: Path, *, with_gradient: bool) -> None:
     products = run.products or run.policy.dtype
     measured["how"] = {
         "threads": torch.get_num_threads(),
-        "products": str(products).removeprefix("torch.") if task.stage != "ppo" else "float32",
+        "products": str(products).removeprefix("torch."),
     }
     measured["metrics"] = run.metrics
     tensors = {name: value.float().cpu() for name, value in run.trained().items()}
