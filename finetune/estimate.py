@@ -22,7 +22,7 @@ from finetune.contract.chat_template import TrainingExample
 from finetune.contract.gguf_file import GgufHeader
 from finetune.contract.recipe import Recipe
 from finetune.data import Dataset
-from finetune.devices import Device, parameter_count
+from finetune.devices import Device, parameter_count, product_type
 from finetune.evaluate import COMPLETIONS
 from finetune.generate import sample
 from finetune.gguf_weights import load_trunk
@@ -137,8 +137,8 @@ def measure(
     try:
         blocks = int(header.hyperparameter("block_count"))
         if blocks <= DEEP:
-            return _measured(path, None, device, plan, recipe)
-        few, more = (_measured(path, n, device, plan, recipe) for n in (SHALLOW, DEEP))
+            return _measured(path, header, None, device, plan, recipe)
+        few, more = (_measured(path, header, n, device, plan, recipe) for n in (SHALLOW, DEEP))
         each = {
             name: (getattr(more, name) - getattr(few, name)) / (DEEP - SHALLOW)
             for name in (field.name for field in fields(Pace))
@@ -150,7 +150,12 @@ def measure(
 
 
 def _measured(
-    path: Path, blocks: int | None, device: Device, plan: MemoryPlan, recipe: Recipe
+    path: Path,
+    header: GgufHeader,
+    blocks: int | None,
+    device: Device,
+    plan: MemoryPlan,
+    recipe: Recipe,
 ) -> Pace:
     trunk = load_trunk(path, device.dtype, device.torch_device, held=plan.held, blocks=blocks)
     policy = Policy(trunk, copies=plan.copies, forgets=plan.forgets)
@@ -205,15 +210,10 @@ def _measured(
         for rows in (few, many)
     ]
     row = max(0.0, (steps[1] - steps[0]) / (many - few))
-    tokens = _tokens(examples)
-    return Pace(
-        _seconds(learn) / tokens,
-        _seconds(score) / tokens,
-        _seconds(learn_states) / tokens,
-        _seconds(states) / tokens,
-        max(1e-6, steps[0] - few * row),
-        row,
-    )
+    with policy.narrowed(product_type(device, parameter_count(header))):
+        passes = (learn, score, learn_states, states)
+        a, b, c, d = (_seconds(work) / _tokens(examples) for work in passes)
+    return Pace(a, b, c, d, max(1e-6, steps[0] - few * row), row)
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -262,12 +262,13 @@ def seconds_of_stages(
         )
     if "ppo" in recipe.stages and "reward" in recipe.stages:
         rows = ppo.prompts_per_step * ppo.copies
-        # Scored by the reference and by the reward model; learned in each epoch with a little SFT.
+        # Scored by the policy again (where products are narrow), by the reference and by the
+        # reward model; learned in each epoch with a little SFT.
         updates = ppo.epochs * ppo.minibatches if ppo.ptx_coef > 0 else 0
         mixed = updates * 4 * material.demonstration_tokens / max(1, material.demonstrations)
         each = (
             pace.sampling(rows, most, written)
-            + rows * row_tokens * (pace.score + pace.states + ppo.epochs * pace.learn)
+            + rows * row_tokens * (2 * pace.score + pace.states + ppo.epochs * pace.learn)
             + mixed * pace.learn
         )
         found["ppo"] = ppo.steps * each

@@ -74,7 +74,7 @@ def test_a_deep_model_is_measured_by_its_first_blocks(
     plan = devices.memory_plan(device, header, recipe)
     asked: list[int | None] = []
 
-    def measured(path: Path, blocks: int | None, *others: object) -> Pace:
+    def measured(path: Path, header: object, blocks: int | None, *others: object) -> Pace:
         asked.append(blocks)
         seconds = 1.0 + 0.5 * (blocks or 0)
         return Pace(*(seconds,) * 6)
