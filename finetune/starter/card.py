@@ -90,7 +90,7 @@ def write_card(
         _head(recipe, model, entries, machine),
         _figures(entries),
         _samples(model, tokenizer, own, recipe.seed),
-        _data(len({d.messages for d in own}), recipe.own_epochs),
+        _data(own, recipe),
         _LIMITS,
     ]
     beside = path.with_name(path.name + ".part")
@@ -201,7 +201,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", "<br>")
 
 
-def _data(own: int, own_epochs: float) -> str:
+def _data(own: Sequence[Document], recipe: StarterRecipe) -> str:
+    said, replies = (
+        len({m.content for d in own for m in d.messages if m.role == role})
+        for role in ("user", "assistant")
+    )
     lines = [
         "## Data and attribution",
         "",
@@ -218,8 +222,9 @@ def _data(own: int, own_epochs: float) -> str:
         row = (source.origin, f"`{source.file}`", source.licence, language)
         lines.append("| " + " | ".join(row) + f" | {source.pretrain:g} | {source.chat:g} |")
     lines.append(
-        f"| written for this project, {own:,} examples | `finetune/starter/conversations` |"
-        f" MIT | en, ko | 0 | {own_epochs:g} |"
+        f"| written for this project: {said:,} things people say, {replies:,} replies |"
+        f" `finetune/starter/conversations` | MIT | en, ko | 0 |"
+        f" {recipe.own_epochs:g}; of further pairs {recipe.phrasing_epochs:g} |"
     )
     return "\n".join(lines) + "\n"
 
