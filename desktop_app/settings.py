@@ -22,7 +22,7 @@ class Settings:
     appearance: Literal["system", "light", "dark"] = "system"
     font_scale: float = 1.0
     system_prompt: str = ""
-    temperature: float = 0.5
+    temperature: float = 0.3
     """Low, because the bundled model is small: at 0.8 half of its answers miss the point."""
     max_tokens: int = 512
     compare_every: int = 0

@@ -18,7 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -156,6 +156,11 @@ def train(
             progress = replace(progress, stage="chat", step=0)
             save_checkpoint(work / "checkpoint.safetensors", model, optimizer, progress)
     model.cpu()
+    blend(model, work / "pretrained.safetensors", recipe.chat_weight)
+    finished = {"stage": "chat", **asdict(progress), "blended": recipe.chat_weight}
+    finished |= held_out.measured(model, recipe.evaluate_tokens)
+    with (work / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(finished) + "\n")
     write_gguf(output, model, tokenizer)
     own, _ = own_documents(CONVERSATIONS, recipe.own_epochs, recipe.phrasing_epochs)
     machine = "on one CUDA card" if device.type == "cuda" else "on a shared CPU, without a GPU"
@@ -163,6 +168,17 @@ def train(
     write_card(card, recipe, work / "log.jsonl", model, tokenizer, own, machine)
     say(f"wrote {output.name}, {output.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+@torch.no_grad()
+def blend(model: StarterModel, before: Path, share: float) -> None:
+    """Between the weights before chat tuning and after it, ``share`` of the way (Wortsman et al.
+    2022, "Robust fine-tuning of zero-shot models")."""
+    pretrained = StarterModel(model.shape)
+    load_checkpoint(before, pretrained)
+    others = dict(pretrained.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.lerp_(others[name], 1.0 - share)
 
 
 def say(line: str) -> None:

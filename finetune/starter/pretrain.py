@@ -266,6 +266,15 @@ class HeldOut:
     rows: dict[str, Rows]
     byte_lengths: Tensor
 
+    def measured(self, model: StarterModel, most_tokens: int) -> dict[str, float]:
+        """Entries of the log: nats a token and bits a byte of each."""
+        found = {}
+        for name, held in self.rows.items():
+            nats, bits = held_out_loss(model, held, self.byte_lengths, most_tokens)
+            found[f"held_out/{name}"] = round(nats, 4)
+            found[f"held_out/{name}/bits_per_byte"] = round(bits, 4)
+        return found
+
 
 def train_stage(
     recipe: StarterRecipe,
@@ -327,12 +336,7 @@ def train_stage(
         }
         last = progress.step == plan.steps
         if progress.step % recipe.evaluate_every == 0 or last:
-            for name, held in held_out.rows.items():
-                nats, bits = held_out_loss(
-                    model, held, held_out.byte_lengths, recipe.evaluate_tokens
-                )
-                entry[f"held_out/{name}"] = round(nats, 4)
-                entry[f"held_out/{name}/bits_per_byte"] = round(bits, 4)
+            entry |= held_out.measured(model, recipe.evaluate_tokens)
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         if progress.step % 10 == 0 or last:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import gguf
 import pytest
+import torch
 
 from finetune.starter import card, main
 from finetune.starter.card import held_out_prompts
 from finetune.starter.corpus import Document, Source
 from finetune.starter.main import add_arguments, run, train
 from finetune.starter.model import StarterModel
-from finetune.starter.pretrain import Stop, summed_loss
+from finetune.starter.optimizer import MuonWithAdam
+from finetune.starter.pretrain import Progress, Stop, save_checkpoint, summed_loss
 from finetune.starter.recipe import StarterRecipe
 from finetune.starter.tokenizer import Message
 
@@ -86,13 +88,26 @@ def test_a_stopped_training_goes_on_to_a_file_and_its_card(data: Path, tmp_path:
     assert fields["general.architecture"].contents() == "llama"
     written = (output.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "CC BY-SA 4.0" in written
-    assert "written for this project, 300 examples" in written
+    assert "written for this project: 300 things people say, 300 replies" in written
     assert "replies to held-out prompts end by themselves" in written
     log = [json.loads(line) for line in (work / "log.jsonl").read_text("utf-8").splitlines()]
-    steps = [(entry["stage"], entry["step"]) for entry in log]
+    assert log[-1]["blended"] == TINY.chat_weight
+    steps = [(entry["stage"], entry["step"]) for entry in log[:-1]]
     assert len(steps) == len(set(steps)), "no step may be taken twice"
     assert log[-1]["stage"] == "chat"
     assert log[-1]["held_out/chat_own_ko"] < log[0]["loss"]
+
+
+def test_the_finished_weights_lie_between_those_before_and_after_chat_tuning(
+    tmp_path: Path,
+) -> None:
+    before, after = StarterModel(TINY.shape, 1), StarterModel(TINY.shape, 2)
+    optimizer = MuonWithAdam(before, 0.9, 0.0)
+    save_checkpoint(tmp_path / "before.safetensors", before, optimizer, Progress())
+    first, last = before.embed_tokens.weight, after.embed_tokens.weight.clone()
+    main.blend(after, tmp_path / "before.safetensors", 0.75)
+    wanted = 0.75 * last + 0.25 * first
+    torch.testing.assert_close(after.embed_tokens.weight, wanted, atol=1e-7, rtol=0)
 
 
 def test_a_work_folder_keeps_to_its_recipe(tmp_path: Path) -> None:
