@@ -74,6 +74,10 @@ def why_no_venv(output): return output
 """
 
 
+def hear_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Checkout:
     """A small copy of the project whose .venv holds the fake pip."""
 
@@ -115,6 +119,8 @@ class Checkout:
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | told,
+            # Tests that a shell runs in the background ignore Ctrl+C, and so would this one.
+            preexec_fn=None if sys.platform == "win32" else hear_ctrl_c,
         )
 
     def bootstrap(self, *arguments: str, **environment: str) -> tuple[int, str]:
