@@ -79,7 +79,7 @@ def _fastest(context: Context, cores: int, rows: int) -> tuple[float, int]:
     rounds, tokens = ROUNDS, TOKENS
     if first > SLOW_SECONDS:  # again: the first one also fetched the weights from the disk
         first = min(first, _seconds(context, rows, 1))
-        if first > LARGE_SECONDS * rows:
+        if rows > 1 or first > LARGE_SECONDS:  # a batch has work enough for all cores
             return first, cores
         rounds, tokens = SLOW_ROUNDS, SLOW_TOKENS
     best: dict[int, float] = {}
