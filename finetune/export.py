@@ -40,10 +40,12 @@ MAX_KL: Final[Mapping[str, float]] = {
 """Mean nats per token between torch's and llama.cpp's distributions that quantised weights and
 activations may cost; a wrong permutation or scale costs whole nats."""
 MAX_REGRET: Final[Mapping[str, float]] = {
-    "F32": 0.01, "F16": 0.05, "Q8_0": 0.3, "Q6_K": 0.5, "Q5_K_M": 0.75, "Q4_K_M": 1.5,
+    "F32": 1e-3, "F16": 0.005, "Q8_0": 0.02, "Q6_K": 0.05, "Q5_K_M": 0.1, "Q4_K_M": 0.25,
 }  # fmt: skip
-"""Nats by which, at the worst place, the token llama.cpp finds likeliest may be less likely than
-torch's likeliest: within it the two were all but equal, and a greedy text may go on either way."""
+"""Mean nats per token by which the token llama.cpp finds likeliest may be less likely than torch's
+likeliest: within it the two were all but equal, and a greedy text may go on either way. The mean,
+not the worst place: after training one place in some hundred is steep enough for rounding to
+cost most of a nat there, while a wrong permutation costs that at most places."""
 
 
 class ExportFailed(Exception):
@@ -121,7 +123,8 @@ class Parity:
     agreement: float
     """Share of places where both find the same token likeliest."""
     regret: float
-    """Where they do not: how much less likely, in nats, torch finds llama.cpp's; the most."""
+    """Mean nats per token by which torch finds llama.cpp's likeliest less likely than its own."""
+    max_regret: float
 
     def metrics(self, name: str) -> dict[str, float]:
         return {
@@ -129,6 +132,7 @@ class Parity:
             f"{name}_max_difference": self.max_logprob_difference,
             f"{name}_agreement": self.agreement,
             f"{name}_regret": self.regret,
+            f"{name}_max_regret": self.max_regret,
         }
 
 
@@ -157,12 +161,13 @@ def compare(
         likely = p > p.max(-1, keepdim=True).values - 10.0
         differences.append(((p - q).abs() * likely).max())
         same.append((p.argmax(-1) == q.argmax(-1)).double())
-        regrets.append((p.amax(-1) - p.gather(-1, q.argmax(-1, keepdim=True))[:, 0]).max())
+        regrets.append(p.amax(-1) - p.gather(-1, q.argmax(-1, keepdim=True))[:, 0])
     return Parity(
         float(torch.cat(kls).mean()),
         float(torch.stack(differences).max()),
         float(torch.cat(same).mean()),
-        float(torch.stack(regrets).max()),
+        float(torch.cat(regrets).mean()),
+        float(torch.cat(regrets).max()),
     )
 
 
@@ -221,11 +226,11 @@ def check_parity(
                 f"The {file} scores differently from the trained model ({found.kl:.3f} nats a "
                 f"token, allowed {limit:.3f})."
             )
-        limit = max(4 * plain.regret, sum(MAX_REGRET[k] for k in kinds)) + 10 * half
+        limit = max(4 * plain.regret, sum(MAX_REGRET[k] for k in kinds)) + half
         if found.regret > limit:
             raise ExportFailed(
-                f"The {file} writes something else than the trained model ({found.regret:.2f} "
-                f"nats at one place, allowed {limit:.2f})."
+                f"The {file} writes something else than the trained model ({found.regret:.3f} "
+                f"nats a token, allowed {limit:.3f})."
             )
     return {**plain.metrics("base"), **own.metrics("adapter"), **whole.metrics("merged")}
 

@@ -25,7 +25,7 @@ from finetune.vocabulary import GgufVocabulary
 PARITY_METRICS: Final = tuple(
     f"{file}_{figure}"
     for file in ("base", "adapter", "merged")
-    for figure in ("kl", "max_difference", "agreement", "regret")
+    for figure in ("kl", "max_difference", "agreement", "regret", "max_regret")
 )
 ADAPTER, MODEL, REWARD = "adapter.gguf", "model.gguf", "reward.gguf"
 

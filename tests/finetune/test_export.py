@@ -172,3 +172,14 @@ def test_llama_cpp_refuses_adapters_with_head_tensors(tmp_path: Path, tiny_gguf:
     tiny_models._write(writer)
     with pytest.raises(LlamaCppFailed, match="refused the adapter"):
         answer(Question(tiny_gguf, tmp_path / "x.gguf", (), tuple(SEQUENCES)))
+
+
+def test_one_steep_place_is_reported_and_does_not_fail_a_sound_file() -> None:
+    ours = np.zeros((4, 2), np.float32)
+    ours[:, 0] = np.log(2.0)  # probabilities 2/3 and 1/3 at all four places
+    theirs = ours.copy()
+    theirs[2] = theirs[2, ::-1]  # at one place the other token is likelier
+    found = compare([ours], [theirs])
+    assert found.agreement == 0.75
+    assert found.max_regret == pytest.approx(np.log(2.0))  # log(2/3) - log(1/3)
+    assert found.regret == pytest.approx(np.log(2.0) / 4)
