@@ -14,8 +14,8 @@ import pytest
 
 HEAVY = ("torch", "transformers", "peft")
 CALLS_LLAMA_CPP = {
-    "devices.py", "grammar.py", "hidden_states.py", "llama_api.py", "penalties.py", "sampler.py",
-    "vocabulary.py",
+    "devices.py", "grammar.py", "hidden_states.py", "llama_api.py", "plain_sampler.py",
+    "sampler.py", "vocabulary.py",
 }  # fmt: skip
 """All in ``desktop_app/inference``."""
 

@@ -272,7 +272,7 @@ class Generation:
 
     def _advance(self, running: list[_Stream]) -> Iterator[Event]:
         """One token of each stream: in one batch where that is faster, else one by one."""
-        size = len(running) if len(running) >= self._loaded.pace.smallest_batch else 1
+        size = len(running) if len(running) >= self._loaded.writer.smallest_batch else 1
         try:
             for at in range(0, len(running), size):
                 rows = running[at : at + size]
@@ -293,7 +293,7 @@ class Generation:
         """Compute the last token of each stream."""
         sequences = [stream.sequence for stream in streams if stream.sequence is not None]
         tokens = [stream.tokens[-1] for stream in streams]
-        self._context.step(
+        self._loaded.writer.step(
             tokens, [len(s.tokens) for s in sequences], [s.number for s in sequences]
         )
         for sequence, token in zip(sequences, tokens, strict=True):

@@ -22,7 +22,7 @@ from desktop_app.inference.llama_api import (
     Model,
     physical_cores,
 )
-from desktop_app.inference.pace import measure
+from desktop_app.inference.pace import Writer, measure
 from desktop_app.inference.parked_states import AdapterKey, ParkedStates
 from desktop_app.inference.prefix_cache import PrefixCache
 from desktop_app.inference.vocabulary import LlamaVocabulary
@@ -134,14 +134,16 @@ class LoadedModel:
             self.encode([Message("user", "Hello")])  # a template that does not work says so now
             trained = self._model.training_context or self.plan.context_length
             self.context_length: Final = min(self.plan.context_length, trained)
+            cores = threads or physical_cores()
             self.context = Context(
                 self._model,
                 fit.cells_of(self.context_length),
                 MAX_STREAMS,
-                threads or physical_cores(),
+                cores,
                 self.plan.cell_type,
             )
-            self.pace: Final = measure(self.context, threads or physical_cores(), MAX_STREAMS)
+            pace = measure(self.context, cores, MAX_STREAMS)
+            self.writer: Final = Writer(self.context, pace, cores)
             identity = f"{ref.sha256}, {self.context.state_format}"
             parked = ParkedStates(identity, states_folder)
             self.cache: Final = PrefixCache(

@@ -1,15 +1,21 @@
-"""What makes this computer write fastest with this model: found by trying, when it is loaded.
+"""What makes this computer write fastest with this model: found by trying, and tried again.
 
 In a small model threads wait for each other longer than they compute, the more so while
 something else keeps the cores busy. And a batch of a few tokens, one of each completion, may
 take longer than the same tokens one after another: llama.cpp computes it with other kernels,
 which pay only where the weights come from memory more slowly than they are multiplied. Both
-depend on the model, on its kind of weights and on the computer; no rule tells.
+depend on the model, on its kind of weights and on the computer; no rule tells. Both are tried
+when a model is loaded; the threads are tried again and again while it writes, because other
+programs come and go: two threads on two free cores write half as fast again as one, and beside a
+busy program a quarter as fast.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +37,15 @@ WORTH_BATCHING: Final = 0.87
 same text as if it were written alone, to the last digit: that is given up for a gain only."""
 BATCHES: Final = (8, 4, 2)
 """Completions side by side that are tried, from those that gain most."""
+BLOCK: Final = 4
+"""Steps that are timed together."""
+REMEMBERED: Final = 3
+"""Blocks of each number of threads that count."""
+WORTH_CHANGING: Final = 0.95
+"""Share of the time of a step now, below which other threads are worth changing to."""
+PATIENCE: Final = 32
+"""The other number of threads is tried again after as many times what trying it takes: that
+costs a thirtieth of the time at most."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,89 @@ class Pace:
         threads: that compute one token.
         batch_threads: that compute one token of each of several completions in a batch.
         smallest_batch: completions side by side from which on batches are worth it.
+        seconds: for one token, alone.
     """
 
     threads: int
     batch_threads: int
     smallest_batch: int
+    seconds: float
+
+
+class Contest:
+    """Which number of threads makes a kind of step fastest at the time.
+
+    Args:
+        counts: numbers of threads to choose from: one, or two.
+        first: which of them begins.
+    """
+
+    def __init__(self, counts: Sequence[int], first: int) -> None:
+        self.threads = first
+        self._counts = counts
+        self._paces: dict[int, deque[float]] = {count: deque(maxlen=REMEMBERED) for count in counts}
+        self._steps = 0
+        self._seconds = self._since = 0.0
+
+    def note(self, seconds: float) -> bool:
+        """Take in what a step took; True where other threads shall make the next one."""
+        if len(self._counts) == 1:
+            return False
+        self._steps += 1
+        if self._steps == 1:  # it may have had to make the threads, or to wake them
+            return False
+        self._seconds += seconds
+        if self._steps <= BLOCK:
+            return False
+        self._paces[self.threads].append(self._seconds / BLOCK)
+        self._since += self._seconds
+        self._steps, self._seconds = 0, 0.0
+        other = next(count for count in self._counts if count != self.threads)
+        # The median: one block may have been held up by anything.
+        mine = statistics.median(self._paces[self.threads])
+        if self._paces[other]:
+            theirs = statistics.median(self._paces[other])
+            if theirs >= WORTH_CHANGING * mine and self._since < PATIENCE * BLOCK * theirs:
+                return False
+        elif len(self._paces[self.threads]) < REMEMBERED:
+            return False
+        self._paces[other].clear()  # what it was under other circumstances says little now
+        self.threads, self._since = other, 0.0
+        return True
+
+
+class Writer:
+    """Computes tokens with the threads that are fastest at the time.
+
+    A large model has all cores: its weights come from memory, and trying would be felt. Where a
+    token takes less than ``SLOW_SECONDS``, threads that must wait for a core lose as much when
+    they read as when they write: reading then follows writing.
+
+    Args:
+        cores: threads at most.
+    """
+
+    def __init__(self, context: Context, pace: Pace, cores: int) -> None:
+        self._context = context
+        self._cores = cores
+        self._is_small = pace.seconds <= SLOW_SECONDS
+        counts = sorted({1, cores})
+        large = pace.seconds > LARGE_SECONDS
+        self._alone = Contest([cores] if large else counts, pace.threads)
+        self._batch = Contest(counts if self._is_small else [cores], pace.batch_threads)
+        self.smallest_batch: Final = pace.smallest_batch
+
+    def step(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
+    ) -> None:
+        """Compute one token of each sequence, with logits at each. Raises as ``Context.step``."""
+        contest = self._alone if len(tokens) == 1 else self._batch
+        began = time.perf_counter()
+        self._context.step(tokens, positions, sequences)
+        self._context.wait()
+        if contest.note(time.perf_counter() - began):
+            reading = self._alone.threads if self._is_small else self._cores
+            self._context.use_threads(self._alone.threads, self._batch.threads, reading)
 
 
 def measure(context: Context, cores: int, limit: int) -> Pace:
@@ -69,7 +162,7 @@ def measure(context: Context, cores: int, limit: int) -> Pace:
             smallest, batch_threads = rows, with_threads
     context.clear()
     context.use_threads(threads, batch_threads, cores)
-    return Pace(threads, batch_threads, smallest)
+    return Pace(threads, batch_threads, smallest, single)
 
 
 def _fastest(context: Context, cores: int, rows: int) -> tuple[float, int]:
@@ -82,14 +175,15 @@ def _fastest(context: Context, cores: int, rows: int) -> tuple[float, int]:
         if rows > 1 or first > LARGE_SECONDS:  # a batch has work enough for all cores
             return first, cores
         rounds, tokens = SLOW_ROUNDS, SLOW_TOKENS
-    best: dict[int, float] = {}
+    took: dict[int, list[float]] = {threads: [] for threads in sorted({1, cores}, reverse=True)}
     for _ in range(rounds):
-        for threads in sorted({1, cores}, reverse=True):
+        for threads, seconds in took.items():
             context.use_threads(threads, threads, cores)
-            took = _seconds(context, rows, tokens)
-            best[threads] = min(took, best.get(threads, took))
-    threads = min(best, key=lambda count: best[count])
-    return best[threads], threads
+            seconds.append(_seconds(context, rows, tokens))
+    # The median: where cores are shared, two threads are lucky now and then.
+    pace = {threads: statistics.median(seconds) for threads, seconds in took.items()}
+    best = min(pace, key=lambda count: pace[count])
+    return pace[best], best
 
 
 def _seconds(context: Context, rows: int, steps: int) -> float:

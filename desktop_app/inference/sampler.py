@@ -20,12 +20,12 @@ import numpy.typing as npt
 from desktop_app.inference.engine import DrawnToken, SamplingParams, TokenLogprob
 from desktop_app.inference.grammar import grammar_of
 from desktop_app.inference.llama_api import Context
-from desktop_app.inference.penalties import PenalisingSampler
+from desktop_app.inference.plain_sampler import CANDIDATE, PlainSampler
 from desktop_app.inference.vocabulary import LlamaVocabulary
 from finetune.contract.errors import InputError
 
 MOST_LOGPROBS: Final = 100
-MIROSTAT_CANDIDATES: Final = 100
+MIROSTATCANDIDATES: Final = 100
 """Tokens from which mirostat 1 estimates the shape of the distribution: its authors' m."""
 _FINITE: Final = 1e9
 _LONGEST_WINDOW: Final = 1 << 20
@@ -50,8 +50,6 @@ _RANGES: Final = {
     "mirostat_eta": (0, 1e3),
     "logprobs": (0, MOST_LOGPROBS),
 }
-_CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-"""llama_token_data."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -120,8 +118,15 @@ class Sampling:
         """
         sampler: Sampler
         if self._is_plain:
-            penalty, window = self._params.repeat_penalty, self._params.penalty_window
-            return PenalisingSampler(self._chain(seed, repeat_penalty=1.0), penalty, window)
+            params = self._params
+            likeliest = 0 if params.mirostat else params.top_k
+            return PlainSampler(
+                self._chain(seed, repeat_penalty=1.0),
+                self._vocabulary.size,
+                1 if params.temperature <= 0 else max(0, likeliest),
+                params.repeat_penalty,
+                params.penalty_window,
+            )
         chain = self._chain(seed, self._params.repeat_penalty)
         if self._grammar:
             grammar = llama_cpp.llama_sampler_clone(self._grammar)
@@ -135,13 +140,11 @@ class Sampling:
 
     @property
     def _is_plain(self) -> bool:
-        """Whether a repeat penalty is all that comes before the links that leave tokens out,
-        and nobody else wants to see the logits as they were."""
+        """Whether a repeat penalty at most comes before the links that leave tokens out, and
+        nobody else wants to see the logits as they were."""
         params = self._params
         return (
-            params.repeat_penalty != 1.0
-            and params.penalty_window > 0
-            and (params.frequency_penalty, params.presence_penalty) == (0.0, 0.0)
+            (params.frequency_penalty, params.presence_penalty) == (0.0, 0.0)
             and params.logprobs == 0
             and not (self._biases or self._grammar or self._dry)
         )
@@ -174,7 +177,7 @@ class Sampling:
             links.append(llama_cpp.llama_sampler_init_temp(params.temperature))
             surprise = params.mirostat_tau, params.mirostat_eta
             links.append(
-                llama_cpp.llama_sampler_init_mirostat(size, seed, *surprise, MIROSTAT_CANDIDATES)
+                llama_cpp.llama_sampler_init_mirostat(size, seed, *surprise, MIROSTATCANDIDATES)
                 if params.mirostat == 1
                 else llama_cpp.llama_sampler_init_mirostat_v2(seed, *surprise)
             )
@@ -240,7 +243,7 @@ class GrammarSampler(ChainSampler):
         self._end_id = end_id
         self._is_waiting = is_waiting
         self._ids = np.arange(vocabulary_size, dtype=np.int32)
-        self._candidates = np.zeros(vocabulary_size, _CANDIDATE)
+        self._candidates = np.zeros(vocabulary_size, CANDIDATE)
         self._array: Any = llama_cpp.llama_token_data_array()
         self._one: Any = llama_cpp.llama_token_data()
         self._array_of_one: Any = llama_cpp.llama_token_data_array()

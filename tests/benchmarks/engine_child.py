@@ -29,6 +29,8 @@ from desktop_app.inference.engine import (
 from desktop_app.inference.engine_client import EngineClient, engine_command
 from finetune.contract.chat_template import Message
 
+CPUCLOCK_SCHED = 2
+"""Linux: which of a process's clocks a clock's number names, its last three bits."""
 _numbers = itertools.count(1)
 
 
@@ -99,9 +101,8 @@ class Child:
         return measured
 
     def cpu_seconds(self) -> float:
-        """Of all its threads."""
-        tasks = Path(f"/proc/{self._process_id}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        """Of all its threads, those that have ended too."""
+        return time.clock_gettime(~self._process_id << 3 | CPUCLOCK_SCHED)
 
     def peak_megabytes(self) -> float:
         status = Path(f"/proc/{self._process_id}/status").read_text()

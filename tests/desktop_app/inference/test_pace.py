@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from desktop_app.inference.llama_engine import LlamaEngine
-from desktop_app.inference.pace import Pace, measure
+from desktop_app.inference.pace import (
+    BLOCK,
+    PATIENCE,
+    REMEMBERED,
+    Contest,
+    Pace,
+    Writer,
+    measure,
+)
 from tests.desktop_app.inference.asking import ask, begin_alike
 
 
@@ -34,11 +42,60 @@ def test_one_by_one_each_completion_is_what_it_is_alone(
 ) -> None:
     seeds = [1, 2, 3, 4]
     alone = [ask(engine, "Hello there", seeds=[seed]).text for seed in seeds]
-    monkeypatch.setattr(engine._loaded, "pace", Pace(1, 1, smallest_batch=10))
+    loaded = engine._loaded
+    assert loaded is not None
+    assert loaded.context is not None
+    one_by_one, batched = (Pace(1, 1, smallest_batch=size, seconds=1e-3) for size in (10, 2))
+    monkeypatch.setattr(loaded, "writer", Writer(loaded.context, one_by_one, cores=1))
     answer = ask(engine, "Hello there", seeds=seeds)
     assert answer.texts == alone
     assert answer.done.computed_tokens == 1
     order = [event.stream for event in answer.events if hasattr(event, "stream")]
     assert sorted(order[:4]) == [0, 1, 2, 3]  # side by side, not one after another
-    monkeypatch.setattr(engine._loaded, "pace", Pace(1, 1, smallest_batch=2))
+    monkeypatch.setattr(loaded, "writer", Writer(loaded.context, batched, cores=1))
     assert begin_alike(ask(engine, "Hello there", seeds=seeds).texts, alone)
+
+
+def written(contest: Contest, seconds: dict[int, float], steps: int) -> list[int]:
+    """The threads of each of so many steps, on a computer where they take so long."""
+    threads = []
+    for _ in range(steps):
+        threads.append(contest.threads)
+        contest.note(seconds[contest.threads])
+    return threads
+
+
+def test_the_faster_number_of_threads_does_nearly_all_steps() -> None:
+    contest = Contest((1, 2), 1)
+    threads = written(contest, {1: 3.0, 2: 2.0}, 1000)
+    begins = REMEMBERED * (BLOCK + 1)
+    assert threads[: begins + 1] == [1] * begins + [2]
+    assert threads.count(2) > 960
+
+
+def test_threads_follow_other_programs_that_come_and_go() -> None:
+    contest = Contest((1, 2), 2)
+    quiet, busy = {1: 3.0, 2: 2.0}, {1: 3.0, 2: 12.0}
+    written(contest, quiet, 300)
+    assert contest.threads == 2
+    threads = written(contest, busy, 300)
+    assert threads.count(2) <= 4 * (BLOCK + 1)  # until it is noticed, and each time it is tried
+    # Two threads are known as slow, and tried again only after what that would take in all.
+    longest = round(PATIENCE * BLOCK * busy[2] / busy[1]) + 2 * (BLOCK + 1)
+    assert 2 in written(contest, quiet, longest)
+    assert written(contest, quiet, 300).count(2) > 280
+
+
+def test_trying_costs_a_thirtieth_at_most() -> None:
+    contest = Contest((1, 2), 1)
+    seconds = {1: 1.0, 2: 50.0}
+    written(contest, seconds, 2 * (BLOCK + 1))
+    threads = written(contest, seconds, 20_000)
+    assert sum(seconds[count] for count in threads if count == 2) < 0.04 * sum(
+        seconds[count] for count in threads
+    )
+
+
+def test_one_number_of_threads_is_never_changed() -> None:
+    contest = Contest([2], 2)
+    assert written(contest, {2: 1.0}, 100) == [2] * 100

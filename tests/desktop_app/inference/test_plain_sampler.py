@@ -1,4 +1,4 @@
-"""The quick repeat penalty draws what llama.cpp's own link draws."""
+"""The quick sampler draws what llama.cpp's own chain draws from all tokens."""
 
 from __future__ import annotations
 
@@ -14,22 +14,34 @@ from tests.desktop_app.inference.asking import ask
 from tests.tiny_models import write_model
 
 
-@pytest.mark.parametrize("penalty", [0.5, 1.05, 1.7, 3.0])
-@pytest.mark.parametrize("window", [1, 7, 64])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repeat_penalty": penalty, "penalty_window": window}
+        for penalty in (0.5, 1.0, 1.05, 1.7, 3.0)
+        for window in (0, 1, 7, 64)
+    ]
+    + [
+        {"top_k": 0}, {"top_k": 1}, {"top_k": 5, "typical_p": 0.8}, {"top_k": 10_000},
+        {"top_k": 20, "top_p": 0.5, "min_p": 0.2}, {"xtc_probability": 0.5}, {"mirostat": 1},
+        {"mirostat": 2}, {"temperature": 5.0, "top_p": 1.0, "min_p": 0.0},
+    ],
+)  # fmt: skip
 def test_the_same_tokens_are_drawn(
-    model: ModelRef, penalty: float, window: int, monkeypatch: pytest.MonkeyPatch
+    model: ModelRef, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def texts() -> list[str]:
         engine = LlamaEngine(threads=1)
         list(engine.load(model))
-        options: dict[str, Any] = {"repeat_penalty": penalty, "penalty_window": window}
         found = [
-            ask(engine, "Hello", seeds=[seed], temperature=heat, max_tokens=90, **options).text
+            ask(
+                engine, "Hello", seeds=[seed], **({"temperature": heat, "max_tokens": 90} | options)
+            )
             for seed in (1, 2)
             for heat in (0.0, 1.2)
         ]
         engine.close()
-        return found
+        return [answer.text for answer in found]
 
     quick = texts()
     made = []
