@@ -118,7 +118,7 @@ def generation(name: str, model: Path, peer: Peer, rounds: int, goal: str) -> li
     best = max(threads, key=lambda count: median(walls[count]))
     wall, cpu = (median(value[i] for value in ours) for i in (0, 1))
     peer_wall = median(walls[best])
-    peer_cpu = max(median(run.per_cpu_second for run in runs) for runs in theirs.values())
+    peer_cpu = median(run.per_cpu_second for run in theirs[best])
     plain = median(value[0] for value in greedy)
     return [
         Row(
@@ -156,7 +156,7 @@ def prompt_evaluation(name: str, model: Path, peer: Peer, rounds: int) -> list[R
     walls = {count: [median(run.wall) for run in runs] for count, runs in theirs.items()}
     best = max(threads, key=lambda count: median(walls[count]))
     wall, cpu = (median(value[i] for value in ours) for i in (0, 1))
-    peer_cpu = max(median(run.per_cpu_second for run in runs) for runs in theirs.values())
+    peer_cpu = median(run.per_cpu_second for run in theirs[best])
     peer_wall = median(walls[best])
     return [
         Row(
