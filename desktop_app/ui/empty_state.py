@@ -53,9 +53,9 @@ class EmptyState(QWidget):
         )
         texts = (
             self.tr("Tell me a short story about a lighthouse"),
-            self.tr("Why is the sky blue?"),
+            self.tr("What can you do?"),
             self.tr("Give me three ideas for a rainy Sunday"),
-            self.tr("Help me write a friendly thank-you note"),
+            self.tr("Say something to cheer me up"),
         )
         for button, text in zip(self.suggestions, texts, strict=True):
             button.setText(text)

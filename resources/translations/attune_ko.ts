@@ -328,16 +328,16 @@
         <translation>등대에 대한 짧은 이야기를 들려줘</translation>
     </message>
     <message>
-        <source>Why is the sky blue?</source>
-        <translation>하늘은 왜 파란가요?</translation>
+        <source>What can you do?</source>
+        <translation>너는 뭘 할 수 있어?</translation>
     </message>
     <message>
         <source>Give me three ideas for a rainy Sunday</source>
         <translation>비 오는 일요일에 할 일 세 가지 알려줘</translation>
     </message>
     <message>
-        <source>Help me write a friendly thank-you note</source>
-        <translation>다정한 감사 편지 쓰는 것을 도와줘</translation>
+        <source>Say something to cheer me up</source>
+        <translation>기운 나는 말 한마디 해 줘</translation>
     </message>
 </context>
 <context>
