@@ -19,9 +19,9 @@ from finetune.contract.chat_template import (
     Segment,
     TrainingExample,
     encode,
-    render_prompt,
     training_example,
 )
+from finetune.contract.reasoning import answer_prompt
 from finetune.contract.records import Comparison, Demonstration, Rating, Record
 from finetune.vocabulary import GgufVocabulary
 
@@ -123,7 +123,7 @@ class Encoder:
         return None
 
     def _segments(self, messages: Sequence[Message]) -> list[Segment]:
-        return render_prompt(messages, self.template, self.vocabulary.template_tokens)
+        return answer_prompt(messages, self.template, self.vocabulary.template_tokens)
 
 
 def _without_oldest_turn(messages: Sequence[Message]) -> Sequence[Message] | None:

@@ -33,10 +33,11 @@ from desktop_app.inference.llama_api import (
 from desktop_app.inference.loaded_model import MAX_STREAMS, LoadedModel, adapter_key
 from desktop_app.inference.parked_states import AdapterKey
 from desktop_app.inference.prefix_cache import CachedSequence
-from desktop_app.inference.reasoning import gone_on_with, opened_by_template
+from desktop_app.inference.reasoning import gone_on_with
 from desktop_app.inference.sampler import RecordingSampler, Sampler, Sampling, usable_seed
 from desktop_app.inference.text_stream import TextStream
 from finetune.contract.chat_template import Message
+from finetune.contract.reasoning import opened_by_template
 from finetune.contract.records import Origin
 
 SHORTEST_PIECE: Final = 32

@@ -20,9 +20,10 @@ from desktop_app.inference.engine import Event, Score, Scored
 from desktop_app.inference.hidden_states import HiddenStates
 from desktop_app.inference.llama_api import NoRoomError
 from desktop_app.inference.loaded_model import MAX_STREAMS, LoadedModel
-from finetune.contract.chat_template import render_prompt, training_example
+from finetune.contract.chat_template import training_example
 from finetune.contract.errors import InputError
 from finetune.contract.gguf_file import read_header
+from finetune.contract.reasoning import answer_prompt
 
 _PREFIX = "attune.reward"
 
@@ -76,7 +77,7 @@ def score(loaded: LoadedModel, request: Score) -> Iterator[Event]:
     if request.adapter is not None and not request.wants_hidden:
         heads = read_heads(Path(request.adapter.path), states.width)
     loaded.prepare_adapter(request.adapter)
-    prompt = render_prompt(request.messages, loaded.template, loaded.vocabulary.template_tokens)
+    prompt = answer_prompt(request.messages, loaded.template, loaded.vocabulary.template_tokens)
     rows = [training_example(prompt, text, loaded.vocabulary).ids for text in request.completions]
     longest = max(map(len, rows), default=0)
     if longest > loaded.context_length:

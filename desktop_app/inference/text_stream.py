@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 
-from desktop_app.inference.reasoning import BLOCKS, ReasoningBlock
+from finetune.contract.reasoning import BLOCKS, ReasoningBlock
 
 
 class TextStream:

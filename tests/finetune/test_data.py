@@ -215,3 +215,15 @@ def test_one_giant_conversation_is_never_held_out() -> None:
     records: list[Record] = [rating(n, f"{n}", True) for n in range(50)]
     records += feedback(6)
     assert "c" not in held_out_conversations(records, 0.2)
+
+
+def test_an_answer_is_learned_behind_the_block_that_a_template_opens(tiny_gguf: Path) -> None:
+    opening = CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'")
+    assert opening != CHATML
+    encoder = Encoder(GgufVocabulary(tiny_gguf, opening), opening, 256)
+    example = encoder.example(PROMPT, "Four.")
+    assert example is not None
+    text = encoder.vocabulary.text_of(example.ids, special=True)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\nFour.<|im_end|>")
+    prompt = encoder.prompt(PROMPT, 16)
+    assert example.ids[: example.completion_mask.index(True)] == prompt

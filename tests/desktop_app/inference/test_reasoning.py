@@ -9,8 +9,9 @@ import pytest
 
 from desktop_app.inference.engine import Generate, ModelReady, ModelRef, SamplingParams, TextDelta
 from desktop_app.inference.llama_engine import LlamaEngine
-from desktop_app.inference.reasoning import BLOCKS, gone_on_with, opened_by_template
+from desktop_app.inference.reasoning import gone_on_with
 from finetune.contract.chat_template import CHATML, Message, TemplateTokens
+from finetune.contract.reasoning import BLOCKS, opened_by_template
 from tests.desktop_app.inference.asking import Answer, ask, request
 from tests.tiny_models import CHATML_SPECIALS, CONTROL, byte_level_vocabulary, write_model
 

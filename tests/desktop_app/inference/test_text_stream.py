@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from desktop_app.inference.reasoning import BLOCKS, ReasoningBlock
 from desktop_app.inference.text_stream import TextStream
+from finetune.contract.reasoning import BLOCKS, ReasoningBlock
 
 FAMILY = "👨‍👩‍👧"
 
