@@ -202,7 +202,7 @@ def check_parity(
         for model, lora in ((base, None), (base, adapter), (merged, None))
     ]
     try:
-        answers = ask_in_child(questions)
+        answers = ask_in_child(questions, adapter.parent)
     except LlamaCppFailed as error:
         log.error("parity: %s", error)
         raise ExportFailed("The exported model does not run in llama.cpp.") from error

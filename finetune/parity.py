@@ -50,14 +50,20 @@ class Answer:
     greedy: tuple[tuple[int, ...], ...] = ()
 
 
-def ask_in_child(questions: Sequence[Question], seconds: float = 900.0) -> list[Answer]:
+def ask_in_child(
+    questions: Sequence[Question], folder: Path, seconds: float = 900.0
+) -> list[Answer]:
     """Let a new process load the files, one after the other, and answer.
+
+    Args:
+        folder: for what it answers. Logits tell what was said: they stay where the run is, and go
+            with it if this process is killed.
 
     Raises:
         LlamaCppFailed: it crashed, refused the file, or took longer than ``seconds``.
     """
-    with TemporaryDirectory(prefix="attune-parity-") as folder:
-        result = Path(folder) / "answer.npz"
+    with TemporaryDirectory(prefix=".parity-", dir=folder) as place:
+        result = Path(place) / "answer.npz"
         child = multiprocessing.get_context("spawn").Process(
             target=_answer_to_file, args=(questions, result), daemon=True
         )

@@ -144,7 +144,7 @@ def test_a_crash_of_llama_cpp_is_an_exception_here(
 ) -> None:
     monkeypatch.setattr("finetune.parity._answer_to_file", crash)
     with pytest.raises(LlamaCppFailed, match="ended with code -11"):
-        ask_in_child([Question(tiny_gguf, None, (), ())])
+        ask_in_child([Question(tiny_gguf, None, (), ())], tiny_gguf.parent)
 
 
 def test_a_reward_file_is_an_adapter_llama_cpp_loads_with_its_heads_inside(
