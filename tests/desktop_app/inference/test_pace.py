@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import llama_cpp
 import pytest
 
 from desktop_app.inference.llama_engine import LlamaEngine
@@ -14,6 +17,7 @@ from desktop_app.inference.pace import (
     Writer,
     measure,
 )
+from desktop_app.inference.sampler import logits_of
 from tests.desktop_app.inference.asking import ask, begin_alike
 
 
@@ -99,3 +103,27 @@ def test_trying_costs_a_thirtieth_at_most() -> None:
 def test_one_number_of_threads_is_never_changed() -> None:
     contest = Contest([2], 2)
     assert written(contest, {2: 1.0}, 100) == [2] * 100
+
+
+def test_a_real_context_writes_the_same_with_threads_that_change(engine: LlamaEngine) -> None:
+    assert engine._loaded is not None
+    context = engine._loaded.context
+    assert context is not None
+    used: list[int] = []
+
+    def greedy(step: Callable[[list[int], list[int], list[int]], None]) -> list[int]:
+        context.clear()
+        tokens = [1]
+        for position in range(6 * REMEMBERED * BLOCK):
+            step([tokens[-1]], [position], [0])
+            used.append(int(llama_cpp.llama_n_threads(context.pointer)))
+            tokens.append(int(logits_of(context, 0, engine._loaded.vocabulary.size).argmax()))
+        return tokens
+
+    context.use_threads(1, 1, 1)
+    alone = greedy(context.step)
+    assert set(used) == {1}
+    writer = Writer(context, Pace(1, 1, smallest_batch=10, seconds=1e-3), cores=2)
+    assert greedy(writer.step) == alone
+    assert set(used) == {1, 2}
+    context.clear()
