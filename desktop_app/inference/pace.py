@@ -40,12 +40,12 @@ BATCHES: Final = (8, 4, 2)
 BLOCK: Final = 4
 """Steps that are timed together."""
 REMEMBERED: Final = 3
-"""Blocks of each number of threads that count."""
+"""Blocks whose median is the pace now."""
 WORTH_CHANGING: Final = 0.95
 """Share of the time of a step now, below which other threads are worth changing to."""
 PATIENCE: Final = 32
-"""The other number of threads is tried again after as many times what trying it takes: that
-costs a thirtieth of the time at most."""
+"""Another number of threads is tried after as many times what trying it takes: that costs a
+thirtieth of the time at most."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +65,30 @@ class Pace:
     seconds: float
 
 
+def thread_counts(cores: int) -> list[int]:
+    """Numbers of threads worth trying: one, half of the cores, all of them."""
+    return sorted({1, (cores + 1) // 2, cores})
+
+
 class Contest:
     """Which number of threads makes a kind of step fastest at the time.
 
     Args:
-        counts: numbers of threads to choose from: one, or two.
+        counts: numbers of threads to choose from.
         first: which of them begins.
     """
 
     def __init__(self, counts: Sequence[int], first: int) -> None:
-        self.threads = first
-        self._counts = counts
-        self._paces: dict[int, deque[float]] = {count: deque(maxlen=REMEMBERED) for count in counts}
+        self.threads = self._chosen = first
+        self._others = deque(count for count in counts if count != first)
+        self._tried: dict[int, float] = {}  # what a step took when it was tried last
+        self._blocks: deque[float] = deque(maxlen=REMEMBERED)  # of the chosen number
         self._steps = 0
         self._seconds = self._since = 0.0
 
     def note(self, seconds: float) -> bool:
         """Take in what a step took; True where other threads shall make the next one."""
-        if len(self._counts) == 1:
+        if not self._others:
             return False
         self._steps += 1
         if self._steps == 1:  # it may have had to make the threads, or to wake them
@@ -90,21 +96,39 @@ class Contest:
         self._seconds += seconds
         if self._steps <= BLOCK:
             return False
-        self._paces[self.threads].append(self._seconds / BLOCK)
-        self._since += self._seconds
-        self._steps, self._seconds = 0, 0.0
-        other = next(count for count in self._counts if count != self.threads)
-        # The median: one block may have been held up by anything.
-        mine = statistics.median(self._paces[self.threads])
-        if self._paces[other]:
-            theirs = statistics.median(self._paces[other])
-            if theirs >= WORTH_CHANGING * mine and self._since < PATIENCE * BLOCK * theirs:
-                return False
-        elif len(self._paces[self.threads]) < REMEMBERED:
-            return False
-        self._paces[other].clear()  # what it was under other circumstances says little now
-        self.threads, self._since = other, 0.0
-        return True
+        pace, self._steps = self._seconds / BLOCK, 0
+        self._since, self._seconds = self._since + self._seconds, 0.0
+        before = self.threads
+        self.threads = self._after_try(pace) if before != self._chosen else self._next(pace)
+        return self.threads != before
+
+    def _after_try(self, pace: float) -> int:
+        """The chosen number of threads, now that another was tried."""
+        tried = self.threads
+        self._tried[tried] = pace
+        self._since = 0.0
+        if pace < WORTH_CHANGING * statistics.median(self._blocks):
+            self._tried[self._chosen] = statistics.median(self._blocks)
+            self._others.remove(tried)
+            self._others.append(self._chosen)
+            self._chosen = tried
+            self._blocks.clear()
+            self._blocks.append(pace)
+        return self._chosen
+
+    def _next(self, pace: float) -> int:
+        """The chosen number of threads, or another whose turn it is to be tried."""
+        self._blocks.append(pace)
+        if len(self._blocks) < REMEMBERED:
+            return self._chosen
+        mine = statistics.median(self._blocks)  # one block may have been held up by anything
+        better = [c for c in self._others if self._tried.get(c, mine) < WORTH_CHANGING * mine]
+        other = better[0] if better else self._others[0]
+        if not better and self._since < PATIENCE * BLOCK * self._tried.get(other, 0.0):
+            return self._chosen
+        self._others.remove(other)
+        self._others.append(other)
+        return other
 
 
 class Writer:
@@ -122,7 +146,7 @@ class Writer:
         self._context = context
         self._cores = cores
         self._is_small = pace.seconds <= SLOW_SECONDS
-        counts = sorted({1, cores})
+        counts = thread_counts(cores)
         large = pace.seconds > LARGE_SECONDS
         self._alone = Contest([cores] if large else counts, pace.threads)
         self._batch = Contest(counts if self._is_small else [cores], pace.batch_threads)
@@ -175,7 +199,7 @@ def _fastest(context: Context, cores: int, rows: int) -> tuple[float, int]:
         if rows > 1 or first > LARGE_SECONDS:  # a batch has work enough for all cores
             return first, cores
         rounds, tokens = SLOW_ROUNDS, SLOW_TOKENS
-    took: dict[int, list[float]] = {threads: [] for threads in sorted({1, cores}, reverse=True)}
+    took: dict[int, list[float]] = {count: [] for count in reversed(thread_counts(cores))}
     for _ in range(rounds):
         for threads, seconds in took.items():
             context.use_threads(threads, threads, cores)

@@ -16,6 +16,7 @@ from desktop_app.inference.pace import (
     Pace,
     Writer,
     measure,
+    thread_counts,
 )
 from desktop_app.inference.sampler import logits_of
 from tests.desktop_app.inference.asking import ask, begin_alike
@@ -98,6 +99,21 @@ def test_trying_costs_a_thirtieth_at_most() -> None:
     assert sum(seconds[count] for count in threads if count == 2) < 0.04 * sum(
         seconds[count] for count in threads
     )
+
+
+def test_half_of_the_cores_are_tried_too() -> None:
+    assert thread_counts(1) == [1]
+    assert thread_counts(2) == [1, 2]
+    assert thread_counts(3) == [1, 2, 3]
+    assert thread_counts(8) == [1, 4, 8]
+    contest = Contest(thread_counts(8), 8)
+    one_core_busy = {1: 8.0, 4: 3.0, 8: 20.0}
+    written(contest, one_core_busy, 100)
+    assert contest.threads == 4
+    assert written(contest, one_core_busy, 2000).count(4) > 1850
+    all_free = {1: 8.0, 4: 3.0, 8: 2.0}
+    written(contest, all_free, 1000)
+    assert written(contest, all_free, 1000).count(8) > 920
 
 
 def test_one_number_of_threads_is_never_changed() -> None:
