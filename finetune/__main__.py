@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Where numpy multiplies matrices here, threads are at work already, one piece each.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["starter"]:
+        # Hours of small products on a machine of its own: spinning for a moment before they
+        # sleep, two threads read 6,600 tokens/s instead of 4,100 (OpenMP puts this first).
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     options = _parser(with_starter=given[:1] == ["starter"]).parse_args(given)
     try:
         code: int = options.run(options)
