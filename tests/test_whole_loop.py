@@ -39,6 +39,8 @@ HELD_OUT_PROMPTS = (
     "I had a bad day.", "Can you help me?", "What is your favourite season?", "I like books.",
     "반가워요", "오늘 기분이 좋아", "저녁 추천해 줘", "잠이 안 와", "영화 볼까?", "도와줘서 고마워",
 )  # fmt: skip
+SEEDS = range(1, 10)
+"""Completions of each held-out prompt: at temperature 1 lengths vary as much as their mean."""
 SMALL_RECIPE = Recipe(
     sft=replace(SftRecipe(), epochs=2),
     reward=replace(RewardRecipe(), epochs=3),
@@ -96,7 +98,7 @@ class Person:
                 uuid.uuid4().hex,
                 (Message("user", prompt),),
                 sampling,
-                tuple(StreamSpec(seed, model.version_id, model.adapter) for seed in (1, 2)),
+                tuple(StreamSpec(seed, model.version_id, model.adapter) for seed in SEEDS),
             )
 
             def collect(event: engine.Event, done: list[engine.Event] = done) -> None:
