@@ -201,7 +201,7 @@ def _make_engine(options: argparse.Namespace) -> Engine:
         from desktop_app.inference.fake_engine import FakeEngine
 
         return FakeEngine(options.seconds_per_token)
-    # Threads that wait for each other spin for up to 0.3 ms, longer than a token is drawn for, and
+    # Threads that wait for each other spin for a moment, longer than a token is drawn for, and
     # sleep then. One that sleeps between tokens wakes on the core of the one that woke it, which
     # is slower than one thread alone; and spinning for as long as it takes, as OpenMP does by
     # itself, makes everything many times slower as soon as another program wants a core.

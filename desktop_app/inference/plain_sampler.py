@@ -25,6 +25,8 @@ CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.f
 MOST_CANDIDATES: Final = 2048
 FIRST_MARGIN: Final = 8.0
 """Below the largest logit; it widens where too few are within it, and narrows where many are."""
+WIDEST_MARGIN: Final = 1e6
+"""It would grow beyond what a float32 holds where top-k is most of the vocabulary."""
 FEW, MANY = 2, 6
 """Times k."""
 
@@ -99,7 +101,7 @@ class PlainSampler:
         near = (logits >= logits.max() - self._margin).nonzero()[0]
         count = len(near)
         if count < FEW * self._likeliest:
-            self._margin *= 1.2
+            self._margin = min(1.2 * self._margin, WIDEST_MARGIN)
         elif count > MANY * self._likeliest:
             self._margin *= 0.95 if count <= MOST_CANDIDATES else 0.7
         if not self._likeliest <= count <= MOST_CANDIDATES:

@@ -25,7 +25,7 @@ from desktop_app.inference.vocabulary import LlamaVocabulary
 from finetune.contract.errors import InputError
 
 MOST_LOGPROBS: Final = 100
-MIROSTATCANDIDATES: Final = 100
+MIROSTAT_CANDIDATES: Final = 100
 """Tokens from which mirostat 1 estimates the shape of the distribution: its authors' m."""
 _FINITE: Final = 1e9
 _LONGEST_WINDOW: Final = 1 << 20
@@ -177,7 +177,7 @@ class Sampling:
             links.append(llama_cpp.llama_sampler_init_temp(params.temperature))
             surprise = params.mirostat_tau, params.mirostat_eta
             links.append(
-                llama_cpp.llama_sampler_init_mirostat(size, seed, *surprise, MIROSTATCANDIDATES)
+                llama_cpp.llama_sampler_init_mirostat(size, seed, *surprise, MIROSTAT_CANDIDATES)
                 if params.mirostat == 1
                 else llama_cpp.llama_sampler_init_mirostat_v2(seed, *surprise)
             )
