@@ -26,6 +26,9 @@ from desktop_app.inference.parked_states import State
 
 _DEBUG: Final = 1
 _CONTINUED: Final = 5
+_SPLITS_FROM: Final = 257
+"""Cells in use, from which on llama.cpp divides the attention of a single token among the
+threads and rounds by how many they are. (It looks at cells in blocks of 256, and divides two.)"""
 
 
 class NoRoomError(UserError):
@@ -135,9 +138,11 @@ class Adapter:
 class Context:
     """A model's working memory: cells that hold the tokens of several sequences.
 
-    The sequences share their cells, so a copied prefix costs nothing.
+    The sequences share their cells, so a copied prefix costs nothing. What is computed does not
+    depend on ``use_threads``: where llama.cpp would round otherwise, all threads compute.
 
     Args:
+        threads: that compute at most.
         cell_type: how keys and values are kept; "q8_0" needs flash attention, which llama.cpp
             otherwise chooses by itself where the device can.
 
@@ -183,8 +188,10 @@ class Context:
         """Tokens that layers with a sliding window look back on; 0 where there are none."""
         self.batch: Final = model.batch
         self._batch = _Batch(model.batch, sequences)
-        self._writing = self._side_by_side = self._reading = threads
-        self._batch_threads = threads
+        self._all = self._writing = self._side_by_side = self._reading = threads
+        self._used = 0  # cells, at most: those that were cut off are counted too
+        self._splits = cell_type == "f16"
+        self._set = threads, threads
 
     def read(self, tokens: Sequence[int], position: int, sequence: int) -> None:
         """Compute tokens of one sequence, with logits at the last.
@@ -193,16 +200,19 @@ class Context:
             NoRoomError: no cells are left; nothing has changed.
             AbortedError: the sequence's cells from ``position`` on are to be cut off.
         """
-        self._set_batch_threads(self._reading)
-        self._decode(self._batch.of_run(tokens, position, sequence))
+        self._decode(self._batch.of_run(tokens, position, sequence), len(tokens), self._reading)
 
     def step(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
     ) -> None:
         """Compute one token of each sequence, with logits at each. Raises as ``read``."""
-        if len(tokens) > 1:
-            self._set_batch_threads(self._side_by_side)
-        self._decode(self._batch.of_steps(tokens, positions, sequences))
+        batch = self._batch.of_steps(tokens, positions, sequences)
+        self._decode(batch, len(tokens), self._side_by_side)
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether single tokens are computed with the threads they were told to."""
+        return not self._splits or self._used < _SPLITS_FROM
 
     def shortest(self, sequence: int) -> int:
         """The least length that a sequence can be cut to and still be gone on with.
@@ -224,6 +234,7 @@ class Context:
     def clear(self) -> None:
         """Forget all sequences."""
         llama_cpp.llama_memory_clear(self._memory, False)
+        self._used = 0
 
     def save(self, sequence: int) -> State:
         """A copy of what a sequence's cells hold."""
@@ -235,6 +246,7 @@ class Context:
     def restore(self, sequence: int, state: State) -> bool:
         """Fill free cells with what ``save`` copied; False where they are too few."""
         written = llama_cpp.llama_state_seq_set_data(self.pointer, state, len(state), sequence)
+        self._used += 1 + int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence))
         return bool(written)
 
     def use_adapter(self, adapter: Adapter | None, scale: float) -> None:
@@ -254,8 +266,6 @@ class Context:
         llama.cpp knows two numbers, one for single tokens and one for all larger batches.
         """
         self._writing, self._side_by_side, self._reading = writing, side_by_side, reading
-        self._batch_threads = 0
-        self._set_batch_threads(reading)
 
     def wait(self) -> None:
         """Until the last computation has ended; sampling waits by itself."""
@@ -274,12 +284,12 @@ class Context:
             llama_cpp.llama_free(self.pointer)
             self.pointer = None
 
-    def _set_batch_threads(self, count: int) -> None:
-        if count != self._batch_threads:
-            self._batch_threads = count
-            llama_cpp.llama_set_n_threads(self.pointer, self._writing, count)
-
-    def _decode(self, batch: Any) -> None:
+    def _decode(self, batch: Any, count: int, side_by_side: int) -> None:
+        self._used += count
+        threads = self._writing if self.has_choice else self._all, side_by_side
+        if threads != self._set:
+            self._set = threads
+            llama_cpp.llama_set_n_threads(self.pointer, *threads)
         result = llama_cpp.llama_decode(self.pointer, batch)
         if result == 0:
             return

@@ -156,10 +156,13 @@ class Writer:
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
     ) -> None:
         """Compute one token of each sequence, with logits at each. Raises as ``Context.step``."""
-        contest = self._alone if len(tokens) == 1 else self._batch
+        is_alone = len(tokens) == 1
+        contest = self._alone if is_alone else self._batch
         began = time.perf_counter()
         self._context.step(tokens, positions, sequences)
         self._context.wait()
+        if is_alone and not self._context.has_choice:
+            return
         if contest.note(time.perf_counter() - began):
             reading = self._alone.threads if self._is_small else self._cores
             self._context.use_threads(self._alone.threads, self._batch.threads, reading)

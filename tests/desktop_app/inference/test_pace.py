@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 
 import llama_cpp
 import pytest
 
+from desktop_app.inference.llama_api import Context, Model
 from desktop_app.inference.llama_engine import LlamaEngine
 from desktop_app.inference.pace import (
     BLOCK,
@@ -143,3 +146,38 @@ def test_a_real_context_writes_the_same_with_threads_that_change(engine: LlamaEn
     assert greedy(writer.step) == alone
     assert set(used) == {1, 2}
     context.clear()
+
+
+def test_long_texts_too_are_the_same_whatever_the_threads(model_file: Path) -> None:
+    model = Model(model_file, lambda _: True)
+    context = Context(model, cells=1024, sequences=2, threads=2)
+    size = int(llama_cpp.llama_vocab_n_tokens(model.vocab))
+
+    def logits(threads: int) -> list[bytes]:
+        """Behind a prompt that grows, of tokens alone, and behind one that was put back."""
+        context.clear()
+        context.use_threads(threads, threads, threads)
+        rows = []
+        for start, length in pairwise((0, 100, 254, 255, 256, 257, 300, 500)):
+            context.read([1 + at % 50 for at in range(start, length)], start, 0)
+            for sequence in (0, 1):
+                context.copy(0, 1, length)
+                context.step([7], [length], [sequence])
+                rows.append(logits_of(context, 0, size).tobytes())
+            context.cut(0, length)
+        state = context.save(0)
+        context.clear()
+        assert context.has_choice
+        assert context.restore(1, state)
+        context.read([7], 500, 1)
+        return [*rows, logits_of(context, 0, size).tobytes()]
+
+    assert logits(1) == logits(2)
+    assert not context.has_choice
+    assert llama_cpp.llama_n_threads(context.pointer) == 2
+    context.clear()
+    context.use_threads(1, 1, 1)
+    context.step([7], [0], [0])
+    assert llama_cpp.llama_n_threads(context.pointer) == 1
+    context.close()
+    model.close()
