@@ -37,7 +37,7 @@ from desktop_app.inference.reasoning import gone_on_with
 from desktop_app.inference.sampler import RecordingSampler, Sampler, Sampling, usable_seed
 from desktop_app.inference.text_stream import TextStream
 from finetune.contract.chat_template import Message
-from finetune.contract.reasoning import opened_by_template
+from finetune.contract.reasoning import block_of_template, opened_by_template
 from finetune.contract.records import Origin
 
 SHORTEST_PIECE: Final = 32
@@ -94,14 +94,15 @@ class Generation:
         self._request = request
         self._is_stopped = is_stopped
         opened = opened_by_template(loaded.template, loaded.vocabulary.template_tokens)
-        self._beginning, block = gone_on_with(opened, request.reasoning, request.beginning)
+        known = block_of_template(loaded.template)
+        self._gone_on = gone_on_with(opened, known, request.reasoning, request.beginning)
         goes_on = bool(request.reasoning or request.beginning)
         self._streams = [
             _Stream(
                 index,
                 spec,
                 usable_seed(spec.seed),
-                TextStream(request.sampling.stop, block, goes_on=goes_on),
+                TextStream(request.sampling.stop, self._gone_on.block, goes_on=goes_on),
             )
             for index, spec in enumerate(request.streams)
         ]
@@ -165,7 +166,7 @@ class Generation:
     # --- the prompt --------------------------------------------------------------------------
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
-        return self._loaded.encode(messages, self._beginning)
+        return self._loaded.encode(messages, self._gone_on)
 
     def _rounds(self, prompt: list[int]) -> list[list[_Group]]:
         """What is written side by side: as many streams as the cells have room for."""

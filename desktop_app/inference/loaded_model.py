@@ -25,6 +25,7 @@ from desktop_app.inference.llama_api import (
 from desktop_app.inference.pace import Writer, measure
 from desktop_app.inference.parked_states import AdapterKey, ParkedStates
 from desktop_app.inference.prefix_cache import PrefixCache
+from desktop_app.inference.reasoning import NOT_BEGUN, GoneOn
 from desktop_app.inference.vocabulary import LlamaVocabulary
 from finetune.contract.chat_template import (
     CHATML,
@@ -168,10 +169,11 @@ class LoadedModel:
         """
         return max(0, self.plan.need.total - self._header.file_size), self.plan.graphics
 
-    def encode(self, messages: Sequence[Message], beginning: str = "") -> list[int]:
+    def encode(self, messages: Sequence[Message], gone_on: GoneOn = NOT_BEGUN) -> list[int]:
         """Token ids of a prompt: the one way it is made, for chatting and for training."""
         segments = render_prompt(messages, self.template, self.vocabulary.template_tokens)
-        return encode(segments, self.vocabulary, beginning=beginning)
+        segments.extend(gone_on.segments)
+        return encode(segments, self.vocabulary, beginning=gone_on.text)
 
     def prepare_adapter(self, ref: AdapterRef | None) -> None:
         """Load an adapter unless it is there.

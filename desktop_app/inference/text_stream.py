@@ -7,8 +7,12 @@ import codecs
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 from finetune.contract.reasoning import BLOCKS, ReasoningBlock
+
+_ANSWER_OPENINGS: Final = tuple(b.answer_opening for b in BLOCKS if b.answer_opening)
+_OPENINGS: Final = (*(block.opening for block in BLOCKS), *_ANSWER_OPENINGS)
 
 
 class TextStream:
@@ -148,7 +152,9 @@ class TextStream:
                 self._held = rest
                 self._reason()
                 return "" if self._is_reasoning else self._begin()
-        elif stop is None and any(b.opening.startswith(text) for b in BLOCKS):
+        elif mark := next(filter(text.startswith, _ANSWER_OPENINGS), ""):
+            self._held = text[len(mark) :]
+        elif stop is None and any(opening.startswith(text) for opening in _OPENINGS):
             return ""  # also where there is only white space yet
         self._is_answering = True
         return self._answer()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import llama_cpp
 
-from desktop_app.inference.reasoning import MARKS
+from desktop_app.inference.reasoning import marks
 from finetune.contract.chat_template import TemplateTokens
 from finetune.contract.errors import InputError
 
@@ -48,15 +48,18 @@ class LlamaVocabulary:
             if llama_cpp.llama_vocab_get_attr(vocab, token) & _SPECIAL
         }
         # The marks of a reasoning block have to be seen, control tokens or not.
+        shown = marks(self._special_tokens)
         self._pieces: dict[int, bytes] = {
-            token: text.encode() for text, token in self._special_tokens.items() if text in MARKS
+            token: text.encode() for text, token in self._special_tokens.items() if text in shown
         }
         eot = int(llama_cpp.llama_vocab_eot(vocab))
         eos = int(llama_cpp.llama_vocab_eos(vocab))
         bos = int(llama_cpp.llama_vocab_bos(vocab))
         if eot == _NONE and eos == _NONE:
             raise InputError("This model does not say how an answer ends, so it cannot chat.")
-        self._end_of_turn_id = eos if eot == _NONE else eot
+        # gpt-oss says "<|end|>" between what it thinks and what it answers.
+        ends = eot != _NONE and llama_cpp.llama_vocab_is_eog(vocab, eot)
+        self._end_of_turn_id = eot if ends or eos == _NONE else eos
         wants_bos = bos != _NONE and bool(llama_cpp.llama_vocab_get_add_bos(vocab))
         self._bos_id = bos if wants_bos else None
         self.template_tokens: Final = TemplateTokens(

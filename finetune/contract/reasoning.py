@@ -18,10 +18,17 @@ from finetune.contract.chat_template import Message, Segment, TemplateTokens, re
 
 @dataclass(frozen=True)
 class ReasoningBlock:
-    """The marks of one kind of model."""
+    """The marks of one kind of model.
+
+    Attributes:
+        line: what the model writes between a mark and the thought, and twice before the answer.
+        answer_opening: what stands before an answer without a thought.
+    """
 
     opening: str
     closing: str
+    line: str = "\n"
+    answer_opening: str = ""
 
 
 BLOCKS: Final = (
@@ -35,7 +42,18 @@ BLOCKS: Final = (
     ReasoningBlock("[THINK]", "[/THINK]"),  # Magistral
     ReasoningBlock("<seed:think>", "</seed:think>"),  # Seed-OSS
     ReasoningBlock("◁think▷", "◁/think▷"),  # Kimi
+    ReasoningBlock(  # gpt-oss
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+        line="",
+        answer_opening="<|channel|>final<|message|>",
+    ),
 )
+
+
+def block_of_template(template: str) -> ReasoningBlock:
+    """The block whose marks a template knows; the commonest if it knows none."""
+    return next((block for block in BLOCKS if block.opening in template), BLOCKS[0])
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,12 @@ from desktop_app.inference.engine import Generate, ModelReady, ModelRef, Samplin
 from desktop_app.inference.llama_engine import LlamaEngine
 from desktop_app.inference.reasoning import gone_on_with
 from finetune.contract.chat_template import CHATML, Message, TemplateTokens
-from finetune.contract.reasoning import BLOCKS, opened_by_template
+from finetune.contract.reasoning import (
+    BLOCKS,
+    ReasoningBlock,
+    block_of_template,
+    opened_by_template,
+)
 from tests.desktop_app.inference.asking import Answer, ask, request
 from tests.tiny_models import CHATML_SPECIALS, CONTROL, byte_level_vocabulary, write_model
 
@@ -29,24 +34,46 @@ def test_a_template_that_opens_the_block_is_known() -> None:
     assert opened_by_template(CLOSED, NO_TOKENS) is None
 
 
+CHANNELS = BLOCKS[-1]
+
+
 @pytest.mark.parametrize(
-    ("is_opened", "reasoning", "answer", "behind"),
+    ("is_opened", "known", "reasoning", "answer", "behind", "block"),
     [
-        (False, "", "", ("", None)),
-        (False, "", "Yes", ("Yes", None)),
-        (False, "hm", "", ("<think>\nhm", BLOCKS[0])),
-        (False, "hm", "Yes", ("<think>\nhm\n</think>\n\nYes", None)),
-        (True, "", "", ("", BLOCKS[0])),
-        (True, "", "Yes", ("\n</think>\n\nYes", None)),
-        (True, "hm", "", ("hm", BLOCKS[0])),
-        (True, "hm", "Yes", ("hm\n</think>\n\nYes", None)),
+        (False, BLOCKS[0], "", "", "", None),
+        (False, BLOCKS[0], "", "Yes", "Yes", None),
+        (False, BLOCKS[0], "hm", "", "[<think>\n]hm", BLOCKS[0]),
+        (False, BLOCKS[0], "hm", "Yes", "[<think>\n]hm[\n</think>\n\n]Yes", None),
+        (True, BLOCKS[0], "", "", "", BLOCKS[0]),
+        (True, BLOCKS[0], "", "Yes", "[\n</think>\n\n]Yes", None),
+        (True, BLOCKS[0], "hm", "", "hm", BLOCKS[0]),
+        (True, BLOCKS[0], "hm", "Yes", "hm[\n</think>\n\n]Yes", None),
+        (False, CHANNELS, "", "", "", None),
+        (False, CHANNELS, "", "Yes", "[<|channel|>final<|message|>]Yes", None),
+        (False, CHANNELS, "hm", "", "[<|channel|>analysis<|message|>]hm", CHANNELS),
+        (
+            False,
+            CHANNELS,
+            "hm",
+            "Yes",
+            "[<|channel|>analysis<|message|>]hm"
+            "[<|end|><|start|>assistant<|channel|>final<|message|>]Yes",
+            None,
+        ),
     ],
 )
 def test_what_stands_behind_the_prompt_where_a_completion_goes_on(
-    is_opened: bool, reasoning: str, answer: str, behind: tuple[str, object]
+    is_opened: bool,
+    known: ReasoningBlock,
+    reasoning: str,
+    answer: str,
+    behind: str,
+    block: ReasoningBlock | None,
 ) -> None:
-    opened = BLOCKS[0] if is_opened else None
-    assert gone_on_with(opened, reasoning, answer) == behind
+    """Marks, which may become control tokens, in brackets."""
+    found = gone_on_with(known if is_opened else None, known, reasoning, answer)
+    told = "".join(f"[{s.text}]" if s.is_control else s.text for s in found.segments)
+    assert (told + found.text, found.block) == (behind, block)
 
 
 @pytest.fixture
@@ -54,9 +81,11 @@ def thinker(tmp_path: Path) -> Iterator[Callable[..., LlamaEngine]]:
     """A random model whose marks are tokens; ``template`` may open the block."""
     engines: list[LlamaEngine] = []
 
-    def load(template: str = CHATML, **model: object) -> LlamaEngine:
+    def load(
+        template: str = CHATML, marks: tuple[str, ...] = MARKS, **model: object
+    ) -> LlamaEngine:
         path = tmp_path / f"{len(engines)}.gguf"
-        vocabulary = byte_level_vocabulary(CHATML_SPECIALS + MARKS, CONTROL)
+        vocabulary = byte_level_vocabulary(CHATML_SPECIALS + marks, CONTROL)
         write_model(path, vocabulary=vocabulary, template=template, ends=False, **model)  # type: ignore[arg-type]
         engines.append(LlamaEngine(threads=1))
         assert isinstance(list(engines[-1].load(ModelRef("v", str(path), "ab")))[-1], ModelReady)
@@ -142,6 +171,44 @@ def test_an_answer_is_gone_on_with_behind_its_reasoning(
         answering = go_on("I think", "Yes, ")
         assert (answering.streams[0].text != "", answering.streams[0].reasoning) == (True, "")
         assert answering.done.prompt_tokens > inside.done.prompt_tokens
+
+
+CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>", "<|call|>")
+CHANNEL_TEMPLATE = (
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final"
+    "{% endif %}<|message|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if thinking %}<|channel|>analysis<|message|>{% endif %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+"""As gpt-oss's, shortened."""
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_the_channels_of_gpt_oss_are_told_apart(
+    thinker: Callable[..., LlamaEngine], thinks: bool
+) -> None:
+    engine = thinker(CHANNEL_TEMPLATE, CHANNEL_MARKS)
+    assert block_of_template(CHANNEL_TEMPLATE) == CHANNELS
+    script = '"<|channel|>final<|message|>Yes"'
+    if thinks:
+        script = (
+            '"<|channel|>analysis<|message|>" [a-z]{4} '
+            '"<|end|><|start|>assistant<|channel|>final<|message|>Yes"'
+        )
+    answer = ask(engine, "Hello", max_tokens=80, grammar=f"root ::= {script}")
+    stream = answer.streams[0]
+    assert (stream.text, len(stream.reasoning)) == ("Yes", 4 if thinks else 0)
+    assert stream.reason == "end_of_turn"
+    assert parts(answer) == (stream.reasoning, "Yes")
+    loaded = engine._loaded
+    assert loaded is not None
+    gone_on = gone_on_with(None, CHANNELS, "hm", "Yes")
+    known = loaded.vocabulary.special_tokens
+    prompt = loaded.encode([Message("user", "Hello")], gone_on)
+    marks = [mark for token in prompt for mark in CHANNEL_MARKS if known[mark] == token]
+    message = ["<|channel|>", "<|message|>"]
+    asked = ["<|start|>", "<|message|>", "<|end|>", "<|start|>"]
+    assert marks == [*asked, *message, "<|end|>", "<|start|>", *message]
 
 
 def test_what_is_sent_again_is_the_answer(thinker: Callable[..., LlamaEngine]) -> None:

@@ -171,8 +171,16 @@ def test_reasoning_and_answer_are_kept_apart_wherever_tokens_cut_them(
         assert not stream.is_in_opened_block()
 
 
+def test_an_answer_may_begin_with_a_mark_of_its_own() -> None:
+    text = b"<|channel|>final<|message|>\xeb\x8b\xb5: <|channel|>"
+    for seed in range(60):
+        told_ = told(pieces_of(text, random.Random(seed)), TextStream())
+        assert told_ == ("", "답: <|channel|>")
+    assert told([b"<|channel|>final<|mess"], TextStream()) == ("", "<|channel|>final<|mess")
+
+
 def test_no_mark_is_the_beginning_of_another() -> None:
-    openings = [block.opening for block in BLOCKS]
+    openings = [b.opening for b in BLOCKS] + [b.answer_opening for b in BLOCKS if b.answer_opening]
     assert not [(a, b) for a in openings for b in openings if a != b and b.startswith(a)]
 
 
