@@ -146,7 +146,9 @@ class Bench:
         self._say(work, "TRL's settings")
         candidates = list(known) or [{**TUNED, **c} for c in CANDIDATES[work]]
         default, *tuning = self._tune(work, task, [{}, *candidates])
-        settings = min((c for c in tuning if measure in c), key=lambda c: float(c[measure]))
+        settings = min(
+            (c for c in (default, *tuning) if measure in c), key=lambda c: float(c[measure])
+        )
         best = settings["settings"]
         ours: list[dict[str, Any]] = []
         theirs: list[dict[str, Any]] = []

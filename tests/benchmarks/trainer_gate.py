@@ -134,7 +134,8 @@ def reward_gate(
 
 def ppo_gate(ours: Sequence[Any], theirs: Sequence[Any], steps: int) -> dict[str, Any]:
     """Reward and KL at the last step over the seeds, alike within two standard errors; and both
-    start at KL 0. Sampled by two generators, so nothing more can be equal."""
+    start at KL 0. Sampled by two generators, so nothing more can be equal. One run says nothing
+    about how far two of the same trainer lie apart, and does not pass."""
     last = [
         ([run["metrics"][steps - 1]["score"] for run in ours],
          [run["metrics"][steps - 1]["objective/scores"] for run in theirs]),
@@ -143,7 +144,7 @@ def ppo_gate(ours: Sequence[Any], theirs: Sequence[Any], steps: int) -> dict[str
     ]  # fmt: skip
     texts, alike = [], True
     for name, (a, b) in zip(("score", "KL"), last, strict=True):
-        spread = [stdev(x) if len(x) > 1 else 1.0 for x in (a, b)]
+        spread = [stdev(x) if len(x) > 1 else math.nan for x in (a, b)]
         error = (spread[0] ** 2 / len(a) + spread[1] ** 2 / len(b)) ** 0.5
         alike = alike and abs(mean(a) - mean(b)) <= 2 * error + 0.1
         texts.append(f"{name} ours {mean(a):.2f}, TRL {mean(b):.2f} (standard error {error:.2f})")

@@ -222,6 +222,16 @@ def ppo(task, settings, folder, clock, steps):
         eval_dataset=data.select(range(config.per_device_eval_batch_size)),
         optimizers=optimiser_of(both, task.rates, 1e-5), callbacks=[Ticks(clock)],
     )  # fmt: skip
+    plain_reward = ppo_trainer.get_reward
+
+    def reward_of_ended(model, texts, pad_id, start):
+        """TRL takes its penalty from the score, we put it in the score's place: for a random
+        score, which has no idea of texts that do not end, these are two aims."""
+        values, scores, ends = plain_reward(model, texts, pad_id, start)
+        ended = (texts[:, start:] == task.end_id).any(1)
+        return values, scores * ended, ends
+
+    ppo_trainer.get_reward = reward_of_ended
     ppo_trainer.batch_generation = clock.timed("generate", ppo_trainer.batch_generation)
     plain = trainer.accelerator.accumulate
 
