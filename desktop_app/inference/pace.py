@@ -46,7 +46,7 @@ WORTH_CHANGING: Final = 0.95
 PATIENCE: Final = 32
 """Another number of threads is tried after as many times what trying it takes: that costs a
 thirtieth of the time at most. Each try that was in vain doubles it."""
-MOST_PATIENCE: Final = 128
+MOST_PATIENCE: Final = 64
 WORTH_LOOKING: Final = 1.2
 """Times what a step took after the last try: something else has come, and patience ends."""
 
