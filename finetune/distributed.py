@@ -28,6 +28,10 @@ from torch import Tensor, nn
 Item = TypeVar("Item")
 
 
+class OutOfMemoryElsewhereError(MemoryError):
+    """Another process could not do its part of a work, so nobody can."""
+
+
 def start() -> None:
     """Join the other processes where torchrun started some."""
     if _is_one_of_several() and not dist.is_initialized():
@@ -76,9 +80,30 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
     return items[rank() :: world()]
 
 
+def all_is_well(*, here: bool = True) -> None:
+    """Hear from all processes whether one of them has run out of memory, and tell it of this one.
+
+    Whoever adds something up asks first, so that nobody waits for one who cannot go on.
+
+    Raises:
+        OutOfMemoryElsewhereError: one has. Not where it is this one that says so.
+    """
+    if not dist.is_initialized():
+        return
+    failures = torch.tensor([0.0 if here else 1.0])
+    dist.all_reduce(failures)
+    if here and failures.item():
+        raise OutOfMemoryElsewhereError("there is not enough memory in another process")
+
+
 def add_up(*tensors: Tensor) -> None:
-    """Add the tensors of all processes, in place; parts that others fill are zero here."""
+    """Add the tensors of all processes, in place; parts that others fill are zero here.
+
+    Raises:
+        OutOfMemoryElsewhereError: see ``all_is_well``.
+    """
     if dist.is_initialized():
+        all_is_well()
         for tensor in tensors:
             dist.all_reduce(tensor)
 

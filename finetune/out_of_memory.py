@@ -34,7 +34,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def smaller_if_needed(
     run: StageRun, work: Callable[[int], Result], forget: Callable[[], None] = lambda: None
 ) -> Result:
-    """``work(tokens at once)``, again with half of them each time memory runs out.
+    """``work(tokens at once)``, again with half of them each time memory runs out, be it here or
+    in another of several processes: all of them do it again.
 
     Args:
         forget: drops what a broken-off try has left behind, such as half a gradient.
@@ -46,11 +47,15 @@ def smaller_if_needed(
 
     while True:
         try:
-            return work(run.micro_batch_tokens)
+            result = work(run.micro_batch_tokens)
+            distributed.all_is_well()
+            return result
         except (RuntimeError, MemoryError, OSError) as error:
-            if not is_out_of_memory(error) or run.micro_batch_tokens <= FEWEST_TOKENS:
+            if not is_out_of_memory(error):
                 raise
-            if distributed.world() > 1:  # the others are in the middle of theirs and know nothing
+            if not isinstance(error, distributed.OutOfMemoryElsewhereError):
+                distributed.all_is_well(here=False)
+            if run.micro_batch_tokens <= FEWEST_TOKENS:
                 raise
         # Outside of the except block: the exception's frames hold the tensors of the try.
         forget()
