@@ -15,7 +15,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,8 +39,16 @@ BATCHES: Final = (8, 4, 2)
 """Completions side by side that are tried, from those that gain most."""
 BLOCK: Final = 4
 """Steps that are timed together."""
-REMEMBERED: Final = 3
-"""Blocks whose median is the pace now."""
+REMEMBERED: Final = 8
+"""Blocks that say what the pace is now."""
+ENOUGH: Final = 3
+"""Of them, before other threads are tried."""
+CONVINCING: Final = 5
+"""Blocks in which other threads have to be faster."""
+HELD_UP: Final = 10.0
+"""Times the median: a block that took longer counts as this long. Where cores are shared, two
+threads are now and then held up for as long as fifty steps take: that has to be seen, and once is
+not to outweigh all else."""
 WORTH_CHANGING: Final = 0.95
 """Share of the time of a step now, below which other threads are worth changing to."""
 PATIENCE: Final = 32
@@ -85,6 +93,7 @@ class Contest:
         self.threads = self._chosen = first
         self._others = deque(count for count in counts if count != first)
         self._tried: dict[int, float] = {}  # what a step took when it was tried last
+        self._trial: list[float] = []  # blocks of the number that is being tried
         self._blocks: deque[float] = deque(maxlen=REMEMBERED)  # of the chosen number
         self._steps = 0
         self._seconds = self._since = 0.0
@@ -108,28 +117,34 @@ class Contest:
         return self.threads != before
 
     def _after_try(self, pace: float) -> int:
-        """The chosen number of threads, now that another was tried."""
+        """The number of threads that is tried as long as it is promising; the chosen one else."""
         tried = self.threads
-        self._tried[tried] = pace
+        self._trial.append(pace)
+        found, mine = _pace(self._trial), _pace(self._blocks)
+        is_better = found < WORTH_CHANGING * mine
+        if is_better and len(self._trial) < CONVINCING:
+            return tried
+        self._tried[tried] = found
         self._since = 0.0
-        self._settled = statistics.median(self._blocks)
+        self._settled = mine
         self._patience = min(2 * self._patience, MOST_PATIENCE)
-        if pace < WORTH_CHANGING * self._settled:
-            self._tried[self._chosen] = self._settled
-            self._patience, self._settled = PATIENCE, pace
+        if is_better:
+            self._tried[self._chosen] = mine
+            self._patience, self._settled = PATIENCE, found
             self._others.remove(tried)
             self._others.append(self._chosen)
             self._chosen = tried
             self._blocks.clear()
-            self._blocks.append(pace)
+            self._blocks.extend(self._trial)
+        self._trial.clear()
         return self._chosen
 
     def _next(self, pace: float) -> int:
         """The chosen number of threads, or another whose turn it is to be tried."""
         self._blocks.append(pace)
-        if len(self._blocks) < REMEMBERED:
+        if len(self._blocks) < ENOUGH:
             return self._chosen
-        mine = statistics.median(self._blocks)  # one block may have been held up by anything
+        mine = _pace(self._blocks)
         if mine > WORTH_LOOKING * self._settled:
             self._patience = PATIENCE
         better = [c for c in self._others if self._tried.get(c, mine) < WORTH_CHANGING * mine]
@@ -139,6 +154,12 @@ class Contest:
         self._others.remove(other)
         self._others.append(other)
         return other
+
+
+def _pace(blocks: Collection[float]) -> float:
+    """What a step takes, from what it took in each block."""
+    most = HELD_UP * statistics.median(blocks)
+    return statistics.fmean(min(block, most) for block in blocks)
 
 
 class Writer:

@@ -13,6 +13,7 @@ from desktop_app.inference.llama_api import Context, Model
 from desktop_app.inference.llama_engine import LlamaEngine
 from desktop_app.inference.pace import (
     BLOCK,
+    ENOUGH,
     MOST_PATIENCE,
     PATIENCE,
     REMEMBERED,
@@ -77,7 +78,7 @@ def written(contest: Contest, seconds: dict[int, float], steps: int) -> list[int
 def test_the_faster_number_of_threads_does_nearly_all_steps() -> None:
     contest = Contest((1, 2), 1)
     threads = written(contest, {1: 3.0, 2: 2.0}, 1000)
-    begins = REMEMBERED * (BLOCK + 1)
+    begins = ENOUGH * (BLOCK + 1)
     assert threads[: begins + 1] == [1] * begins + [2]
     assert threads.count(2) > 960
 
@@ -90,7 +91,7 @@ def test_threads_follow_other_programs_that_come_and_go() -> None:
     threads = written(contest, busy, 300)
     assert threads.count(2) <= 4 * (BLOCK + 1)  # until it is noticed, and each time it is tried
     # Two threads are known as slow, and tried again only after what that would take in all.
-    longest = round(MOST_PATIENCE * BLOCK * busy[2] / busy[1]) + 2 * (BLOCK + 1)
+    longest = round(MOST_PATIENCE * (BLOCK + 1) * busy[2] / busy[1]) + 2 * (BLOCK + 1)
     assert 2 in written(contest, quiet, longest)
     assert written(contest, quiet, 300).count(2) > 280
 
@@ -103,6 +104,18 @@ def test_trying_costs_a_thirtieth_at_most() -> None:
     assert sum(seconds[count] for count in threads if count == 2) < 0.04 * sum(
         seconds[count] for count in threads
     )
+
+
+def test_threads_that_are_held_up_now_and_then_are_seen_through() -> None:
+    """Two threads are quicker but for every 31st step, which takes as long as forty."""
+    contest = Contest((1, 2), 2)
+    seconds, twos, one_alone = 0.0, 0, 1.5
+    for step in range(20_000):
+        took = (40.0 if step % 31 == 0 else 1.0) if contest.threads == 2 else one_alone
+        seconds, twos = seconds + took, twos + (contest.threads == 2)
+        contest.note(took)
+    assert twos < 0.3 * 20_000
+    assert seconds < 20_000 * (0.75 * one_alone + 0.25 * 70 / 31)  # a third less than two alone
 
 
 def test_tries_in_vain_become_rarer_until_something_changes() -> None:
