@@ -29,6 +29,8 @@ _CONTINUED: Final = 5
 _SPLITS_FROM: Final = 257
 """Cells in use, from which on llama.cpp divides the attention of a single token among the
 threads and rounds by how many they are. (It looks at cells in blocks of 256, and divides two.)"""
+_BLOCK_ROWS: Final = 64
+"""Tokens read at once from which on llama.cpp computes attention on a processor in blocks."""
 
 
 class NoRoomError(UserError):
@@ -89,6 +91,7 @@ class Model:
                 f"llama.cpp could not load {path.name}.",
                 hint="It may be of a kind that is newer than this program.",
             )
+        self._on_processor = not gpu_layers
         self.pointer: Any = pointer
         self.vocab: Any = llama_cpp.llama_model_get_vocab(pointer)
         self.batch: Final = batch_of(int(llama_cpp.llama_model_size(pointer)), gpu_layers)
@@ -106,6 +109,12 @@ class Model:
             llama_cpp.llama_model_is_recurrent(self.pointer)
             or llama_cpp.llama_model_is_hybrid(self.pointer)
         )
+
+    @property
+    def can_be_filled(self) -> bool:
+        """Whether tokens may be read that are cut off again, on a processor."""
+        has_window = int(llama_cpp.llama_model_n_swa(self.pointer)) > 0
+        return self._on_processor and self.can_forget and not has_window
 
     def is_end_of_generation(self, token: int) -> bool:
         return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
@@ -191,6 +200,7 @@ class Context:
         self._all = self._writing = self._side_by_side = self._reading = threads
         self._used = 0  # cells, at most: those that were cut off are counted too
         self._splits = cell_type == "f16"
+        self._fills = cell_type == "f16" and model.can_be_filled
         self._set = threads, threads
 
     def read(self, tokens: Sequence[int], position: int, sequence: int) -> None:
@@ -200,7 +210,17 @@ class Context:
             NoRoomError: no cells are left; nothing has changed.
             AbortedError: the sequence's cells from ``position`` on are to be cut off.
         """
-        self._decode(self._batch.of_run(tokens, position, sequence), len(tokens), self._reading)
+        if self._fills and is_read_sooner_with_filler(len(tokens), position):
+            filler = _BLOCK_ROWS - len(tokens)
+            try:
+                self._read(tokens, position, sequence, filler)
+            except NoRoomError:  # there may be for the tokens alone
+                pass
+            else:
+                self.cut(sequence, position + len(tokens))
+                self._used -= filler
+                return
+        self._read(tokens, position, sequence)
 
     def step(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
@@ -284,6 +304,10 @@ class Context:
             llama_cpp.llama_free(self.pointer)
             self.pointer = None
 
+    def _read(self, tokens: Sequence[int], position: int, sequence: int, filler: int = 0) -> None:
+        batch = self._batch.of_run(tokens, position, sequence, filler)
+        self._decode(batch, len(tokens) + filler, self._reading)
+
     def _decode(self, batch: Any, count: int, side_by_side: int) -> None:
         self._used += count
         threads = self._writing if self.has_choice else self._all, side_by_side
@@ -298,6 +322,16 @@ class Context:
         if result == 2:
             raise AbortedError
         raise UserError("The model failed while it was computing; the log says more.")
+
+
+def is_read_sooner_with_filler(count: int, position: int) -> bool:
+    """Whether tokens behind ``position`` others are read sooner with filler, as a whole block.
+
+    A token's other work is the unit. Its attention to a cell costs 6e-4 of it alone and 2e-4 in a
+    block: measured with 0.5B on two cores; smaller models gain more.
+    """
+    alone = count * (1 + 6e-4 * position)
+    return count < _BLOCK_ROWS and alone > _BLOCK_ROWS * (1 + 2e-4 * position)
 
 
 def physical_cores() -> int:
@@ -346,12 +380,15 @@ class _Batch:
             logits=self._wanted,
         )
 
-    def of_run(self, tokens: Sequence[int], position: int, sequence: int) -> Any:
-        count = len(tokens)
-        self._tokens[:count] = list(tokens)
+    def of_run(self, tokens: Sequence[int], position: int, sequence: int, filler: int) -> Any:
+        """Logits are wanted at the last token; behind it comes so much that nobody asks for."""
+        last = len(tokens) - 1
+        count = len(tokens) + filler
+        self._tokens[:count] = [*tokens, *[tokens[last]] * filler]
         self._positions[:count] = list(range(position, position + count))
         self._sequences[:count] = [self._pointers[sequence]] * count
-        self._wanted[:count] = [*self._none_wanted[: count - 1], 1]
+        self._wanted[:count] = self._none_wanted[:count]
+        self._wanted[last] = 1
         self._rows = ()
         self._batch.n_tokens = count
         return self._batch

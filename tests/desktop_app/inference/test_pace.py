@@ -7,9 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
 import pytest
 
-from desktop_app.inference.llama_api import Context, Model
+from desktop_app.inference import llama_api
+from desktop_app.inference.llama_api import Context, Model, is_read_sooner_with_filler
 from desktop_app.inference.llama_engine import LlamaEngine
 from desktop_app.inference.pace import (
     BLOCK,
@@ -23,7 +25,7 @@ from desktop_app.inference.pace import (
     measure,
     thread_counts,
 )
-from desktop_app.inference.sampler import logits_of
+from desktop_app.inference.sampler import Floats, logits_of
 from tests.desktop_app.inference.asking import ask, begin_alike
 
 
@@ -172,6 +174,37 @@ def test_a_real_context_writes_the_same_with_threads_that_change(engine: LlamaEn
     assert greedy(writer.step) == alone
     assert set(used) == {1, 2}
     context.clear()
+
+
+def test_filler_changes_nothing_but_the_time(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [n for n in range(1, 80) if is_read_sooner_with_filler(n, 2000)] == [*range(41, 64)]
+    assert not any(is_read_sooner_with_filler(n, 0) for n in range(1, 80))
+    model = Model(model_file, lambda _: True)
+    context = Context(model, cells=1024, sequences=1, threads=1)
+    size = int(llama_cpp.llama_vocab_n_tokens(model.vocab))
+    prompt = [1 + at % 50 for at in range(950)]
+
+    def logits(*, is_filled: bool) -> list[Floats]:
+        """Of a prompt's last token, and of one behind it."""
+        context.clear()
+        monkeypatch.setattr(
+            llama_api, "is_read_sooner_with_filler", lambda count, at: is_filled and count == 50
+        )
+        context.read(prompt[:450], 0, 0)
+        context.read(prompt[450:900], 450, 0)
+        context.read(prompt[900:], 900, 0)
+        assert llama_cpp.llama_memory_seq_pos_max(context._memory, 0) == 949
+        last = logits_of(context, -1, size).copy()
+        context.step([7], [950], [0])
+        return [last, logits_of(context, 0, size).copy()]
+
+    filled, plain = logits(is_filled=True), logits(is_filled=False)
+    np.testing.assert_allclose(filled, plain, atol=3e-2)  # f16 sums, in another order
+    assert np.ptp(plain[0] - plain[1]) > 0.1  # two places, told apart
+    context.close()
+    model.close()
 
 
 def test_long_texts_too_are_the_same_whatever_the_threads(model_file: Path) -> None:
