@@ -216,7 +216,10 @@ class Generation:
         while len(sequence.tokens) < len(prompt):
             yield PromptProgress(self._request.request_id, self._done, self._total)
             position = len(sequence.tokens)
-            piece = prompt[position : next(at for at in (*cuts, len(prompt)) if at > position)]
+            end, last = next(at for at in (*cuts, len(prompt)) if at > position), len(prompt) - 1
+            if end < last and self._context.is_sooner_at_once(last - position, position):
+                end = last
+            piece = prompt[position:end]
             self._context.read(piece, position, sequence.number)
             sequence.tokens.extend(piece)
             self._done += len(piece)

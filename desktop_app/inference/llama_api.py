@@ -210,7 +210,7 @@ class Context:
             NoRoomError: no cells are left; nothing has changed.
             AbortedError: the sequence's cells from ``position`` on are to be cut off.
         """
-        if self._fills and is_read_sooner_with_filler(len(tokens), position):
+        if self.is_sooner_at_once(len(tokens), position):
             filler = _BLOCK_ROWS - len(tokens)
             try:
                 self._read(tokens, position, sequence, filler)
@@ -221,6 +221,10 @@ class Context:
                 self._used -= filler
                 return
         self._read(tokens, position, sequence)
+
+    def is_sooner_at_once(self, count: int, position: int) -> bool:
+        """Whether so few tokens behind so many others are read as a whole block, with filler."""
+        return self._fills and is_read_sooner_with_filler(count, position)
 
     def step(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]

@@ -207,6 +207,42 @@ def test_filler_changes_nothing_but_the_time(
     model.close()
 
 
+def test_what_a_turn_adds_is_read_at_once_where_that_is_sooner(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[tuple[int, int]] = []
+    plain = Context._read
+
+    def noted(
+        self: Context, tokens: list[int], position: int, sequence: int, filler: int = 0
+    ) -> None:
+        pieces.append((len(tokens), filler))
+        plain(self, tokens, position, sequence, filler)
+
+    def is_sooner(count: int, position: int) -> bool:
+        return position > 30 and 20 < count < 64
+
+    monkeypatch.setattr(Context, "_read", noted)
+    said = ["Hello there", "Hm " * 10, "And how are you today, my friend?", "Yes " * 9, "Why?"]
+    figures = []
+    for rule in (lambda count, position: False, is_sooner):
+        monkeypatch.setattr(llama_api, "is_read_sooner_with_filler", rule)
+        assert engine._loaded is not None
+        engine._loaded.cache.forget()
+        for upto in (1, 3, 5):
+            pieces.clear()
+            done = ask(engine, *said[:upto], max_tokens=4).done
+            figures.append((done.reused_tokens, done.computed_tokens))
+            assert sum(count for count, _ in pieces) == done.computed_tokens
+            assert pieces[-1] == (1, 0)
+        if rule is is_sooner:
+            (count, filler), _ = pieces
+            assert count + filler == 64
+        else:
+            assert len(pieces) > 2
+    assert figures[:3] == figures[3:]
+
+
 def test_long_texts_too_are_the_same_whatever_the_threads(model_file: Path) -> None:
     model = Model(model_file, lambda _: True)
     context = Context(model, cells=1024, sequences=2, threads=2)
