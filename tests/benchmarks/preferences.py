@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.contract.chat_template import Message
+from finetune.contract.events import StageDone, from_line
 from finetune.contract.records import Comparison, Completion, Rating, Record, write_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,7 @@ def _longer(records: list[Record]) -> float | None:
 def _trained(records: list[Record], model: Path) -> dict[str, float]:
     """The figures of the reward stage's end."""
     recipe = {
-        "stages": ["reward"],
+        "stages": ["reward", "ppo"],  # a reward model alone is nothing a person could use
         "max_tokens": MOST_TOKENS,
         "reward": {"epochs": EPOCHS},
         "evaluation": {"held_out_fraction": HELD_OUT},
@@ -113,8 +114,8 @@ def _trained(records: list[Record], model: Path) -> dict[str, float]:
         assert trainer.stdout is not None
         with trainer:
             for line in trainer.stdout:
-                event = json.loads(line)
-                if event.get("kind") == "stage_done" and event.get("stage") == "reward":
+                event = from_line(line)
+                if isinstance(event, StageDone) and event.stage == "reward":
                     trainer.terminate()  # what comes after is of no interest here
-                    return dict(event["metrics"])
+                    return dict(event.metrics)
     raise SystemExit("The trainer ended without a reward model.")
