@@ -217,7 +217,9 @@ class Generation:
             yield PromptProgress(self._request.request_id, self._done, self._total)
             position = len(sequence.tokens)
             end, last = next(at for at in (*cuts, len(prompt)) if at > position), len(prompt) - 1
-            if end < last and self._context.is_sooner_at_once(last - position, position):
+            # Behind what was written, which no other prompt has to the bit, cuts may be passed.
+            is_behind_written = position > 0 and position not in cuts
+            if is_behind_written and self._context.is_sooner_at_once(last - position, position):
                 end = last
             piece = prompt[position:end]
             self._context.read(piece, position, sequence.number)

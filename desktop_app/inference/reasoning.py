@@ -56,5 +56,5 @@ def gone_on_with(
     opening = () if opened is not None else (Segment(block.opening + block.line, True),)
     if not answer:
         return GoneOn(opening, reasoning, block)
-    closing = Segment(block.line + block.closing + 2 * block.line, True)
-    return GoneOn((*opening, Segment(reasoning, False), closing), answer, None)
+    thought = Segment(reasoning, False), Segment(block.end, True)
+    return GoneOn((*opening, *thought), answer, None)

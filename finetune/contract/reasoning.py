@@ -30,6 +30,11 @@ class ReasoningBlock:
     line: str = "\n"
     answer_opening: str = ""
 
+    @property
+    def end(self) -> str:
+        """What stands between thought and answer."""
+        return self.line + self.closing + 2 * self.line
+
 
 BLOCKS: Final = (
     ReasoningBlock("<think>", "</think>"),  # DeepSeek-R1, Qwen3, QwQ, SmolLM3 and most others
@@ -79,5 +84,5 @@ def answer_prompt(
     segments = render_prompt(messages, template, tokens)
     opened = opened_by_template(template, tokens)
     if opened is not None:
-        segments.append(Segment(f"\n{opened.closing}\n\n", True))
+        segments.append(Segment(opened.end, True))
     return segments

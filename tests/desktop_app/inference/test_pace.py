@@ -224,7 +224,7 @@ def test_what_a_turn_adds_is_read_at_once_where_that_is_sooner(
 
     monkeypatch.setattr(Context, "_read", noted)
     said = ["Hello there", "Hm " * 10, "And how are you today, my friend?", "Yes " * 9, "Why?"]
-    figures = []
+    figures, afresh = [], list[list[int]]()
     for rule in (lambda count, position: False, is_sooner):
         monkeypatch.setattr(llama_api, "is_read_sooner_with_filler", rule)
         assert engine._loaded is not None
@@ -240,7 +240,13 @@ def test_what_a_turn_adds_is_read_at_once_where_that_is_sooner(
             assert count + filler == 64
         else:
             assert len(pieces) > 2
+        pieces.clear()
+        engine._loaded.cache.forget()
+        ask(engine, *said, max_tokens=4)
+        afresh.append([count for count, _ in pieces])
     assert figures[:3] == figures[3:]
+    # Read from the start, a prompt is cut in the same places: others may share its beginning.
+    assert afresh[0] == afresh[1]
 
 
 def test_long_texts_too_are_the_same_whatever_the_threads(model_file: Path) -> None:
