@@ -51,12 +51,9 @@ threads are now and then held up for as long as fifty steps take: that has to be
 not to outweigh all else."""
 WORTH_CHANGING: Final = 0.95
 """Share of the time of a step now, below which other threads are worth changing to."""
-PATIENCE: Final = 32
+PATIENCE: Final = 64
 """Another number of threads is tried after as many times what trying it takes: that costs a
-thirtieth of the time at most. Each try that was in vain doubles it."""
-MOST_PATIENCE: Final = 64
-WORTH_LOOKING: Final = 1.2
-"""Times what a step took after the last try: something else has come, and patience ends."""
+sixtieth of the time at most."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +94,6 @@ class Contest:
         self._blocks: deque[float] = deque(maxlen=REMEMBERED)  # of the chosen number
         self._steps = 0
         self._seconds = self._since = 0.0
-        self._patience = PATIENCE
-        self._settled = 0.0  # what a step took when the last try was made
 
     def note(self, seconds: float) -> bool:
         """Take in what a step took; True where other threads shall make the next one."""
@@ -126,11 +121,8 @@ class Contest:
             return tried
         self._tried[tried] = found
         self._since = 0.0
-        self._settled = mine
-        self._patience = min(2 * self._patience, MOST_PATIENCE)
         if is_better:
             self._tried[self._chosen] = mine
-            self._patience, self._settled = PATIENCE, found
             self._others.remove(tried)
             self._others.append(self._chosen)
             self._chosen = tried
@@ -145,11 +137,9 @@ class Contest:
         if len(self._blocks) < ENOUGH:
             return self._chosen
         mine = _pace(self._blocks)
-        if mine > WORTH_LOOKING * self._settled:
-            self._patience = PATIENCE
         better = [c for c in self._others if self._tried.get(c, mine) < WORTH_CHANGING * mine]
         other = better[0] if better else self._others[0]
-        if not better and self._since < self._patience * BLOCK * self._tried.get(other, 0.0):
+        if not better and self._since < PATIENCE * BLOCK * self._tried.get(other, 0.0):
             return self._chosen
         self._others.remove(other)
         self._others.append(other)

@@ -16,7 +16,6 @@ from desktop_app.inference.llama_engine import LlamaEngine
 from desktop_app.inference.pace import (
     BLOCK,
     ENOUGH,
-    MOST_PATIENCE,
     PATIENCE,
     REMEMBERED,
     Contest,
@@ -93,17 +92,17 @@ def test_threads_follow_other_programs_that_come_and_go() -> None:
     threads = written(contest, busy, 300)
     assert threads.count(2) <= 4 * (BLOCK + 1)  # until it is noticed, and each time it is tried
     # Two threads are known as slow, and tried again only after what that would take in all.
-    longest = round(MOST_PATIENCE * (BLOCK + 1) * busy[2] / busy[1]) + 2 * (BLOCK + 1)
+    longest = round(PATIENCE * (BLOCK + 1) * busy[2] / busy[1]) + 2 * (BLOCK + 1)
     assert 2 in written(contest, quiet, longest)
     assert written(contest, quiet, 300).count(2) > 280
 
 
-def test_trying_costs_a_thirtieth_at_most() -> None:
+def test_trying_costs_a_sixtieth_at_most() -> None:
     contest = Contest((1, 2), 1)
     seconds = {1: 1.0, 2: 50.0}
     written(contest, seconds, 2 * (BLOCK + 1))
     threads = written(contest, seconds, 20_000)
-    assert sum(seconds[count] for count in threads if count == 2) < 0.04 * sum(
+    assert sum(seconds[count] for count in threads if count == 2) < 0.025 * sum(
         seconds[count] for count in threads
     )
 
@@ -120,16 +119,6 @@ def test_threads_that_are_held_up_now_and_then_are_seen_through() -> None:
     assert seconds < 20_000 * (0.75 * one_alone + 0.25 * 70 / 31)  # a third less than two alone
 
 
-def test_tries_in_vain_become_rarer_until_something_changes() -> None:
-    contest = Contest((1, 2), 2)
-    quiet, busy = {1: 3.0, 2: 2.0}, {1: 3.0, 2: 12.0}
-    written(contest, quiet, 10_000)
-    assert written(contest, quiet, 10_000).count(1) <= 10_000 / MOST_PATIENCE + BLOCK + 1
-    threads = written(contest, busy, 300)
-    assert threads.index(1) <= PATIENCE * BLOCK + 3 * (BLOCK + 1)
-    assert contest.threads == 1
-
-
 def test_half_of_the_cores_are_tried_too() -> None:
     assert thread_counts(1) == [1]
     assert thread_counts(2) == [1, 2]
@@ -141,7 +130,7 @@ def test_half_of_the_cores_are_tried_too() -> None:
     assert contest.threads == 4
     assert written(contest, one_core_busy, 2000).count(4) > 1850
     all_free = {1: 8.0, 4: 3.0, 8: 2.0}
-    longest = 2 * (round(MOST_PATIENCE * BLOCK * one_core_busy[8] / one_core_busy[4]) + 50)
+    longest = 2 * (round(PATIENCE * BLOCK * one_core_busy[8] / one_core_busy[4]) + 50)
     assert 8 in written(contest, all_free, longest)
     written(contest, all_free, 1000)
     assert written(contest, all_free, 1000).count(8) > 920
