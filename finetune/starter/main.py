@@ -35,7 +35,6 @@ from finetune.starter.corpus import (
     chat_documents,
     own_documents,
     pretraining_documents,
-    stable_share,
 )
 from finetune.starter.export import write_gguf
 from finetune.starter.model import StarterModel
@@ -44,13 +43,14 @@ from finetune.starter.pretrain import (
     HeldOut,
     LossFunction,
     Progress,
+    Reading,
     Rows,
     StagePlan,
     Stop,
     load_checkpoint,
     pack,
     pass_loss,
-    row_numbers,
+    passes_of_step,
     save_checkpoint,
     summed_loss,
     summed_loss_bfloat16,
@@ -218,10 +218,6 @@ def _all_chat(data: Path, recipe: StarterRecipe) -> Iterable[Document]:
             yield replace(document, messages=learned)
     for source in SOURCES:
         yield from chat_documents(data, source)
-    for document in _all_pretraining(data):
-        is_drawn = stable_share("mixed in/" + document.text) < recipe.chat_prose_share
-        if document.text and not document.held_out and is_drawn:
-            yield document
 
 
 def _plain_text(document: Document) -> str:
@@ -294,7 +290,8 @@ def _encode(
 
 
 def _load_rows(work: Path, stage: str) -> tuple[dict[str, Rows], dict[str, Rows]]:
-    """The stage's rows, and the held-out rows of this stage and those before it."""
+    """The rows, named like "pretrain/long", and the held-out rows, of this stage and of those
+    before it."""
     rows: dict[str, Rows] = {}
     held: dict[str, Rows] = {}
     for part in ("pretrain", "chat") if stage == "chat" else ("pretrain",):
@@ -303,8 +300,8 @@ def _load_rows(work: Path, stage: str) -> tuple[dict[str, Rows], dict[str, Rows]
             loaded = Rows(*(tensors[f"{name}|{k}"] for k in ("ids", "segments", "targets")))
             if name.startswith("held/"):
                 held[name.removeprefix("held/")] = loaded
-            elif part == stage:
-                rows[name] = loaded
+            else:
+                rows[f"{part}/{name}"] = loaded
     return rows, dict(sorted(held.items()))
 
 
@@ -337,19 +334,20 @@ def _plan(
     share = recipe.pretrain_share if stage == "pretrain" else 1.0
     end = recipe.minutes * 60 * share
     plans = _kept_plans(work)
+    text = Reading(rows["pretrain/rows"], rows["pretrain/long"])
+    if stage == "pretrain":
+        plan = StagePlan(stage, plans.get(stage, 0), (text,), 1.0, 0.0, end)
+    else:
+        read = plans["pretrain"] * (recipe.tokens_per_step // recipe.row_length)
+        text = replace(text, share=recipe.chat_prose_share, rows_before=read)
+        talk = Reading(rows["chat/rows"], share=1.0 - recipe.chat_prose_share)
+        rates = recipe.chat_rate_scale, recipe.chat_decay_share
+        plan = StagePlan(stage, plans.get(stage, 0), (talk, text), *rates, end)
     if stage not in plans:
-        seconds = _seconds_per_step(recipe, rows["rows"], model, loss)
-        plans[stage] = max(recipe.warmup_steps + 10, int((end - progress.seconds) / seconds))
-        say(f"{stage}: {seconds:.2f} s a step, {plans[stage]} steps")
-    plan = StagePlan(
-        name=stage,
-        steps=plans[stage],
-        rows=rows["rows"],
-        long_rows=rows.get("long"),
-        rate_scale=1.0 if stage == "pretrain" else recipe.chat_rate_scale,
-        decay_share=0.0 if stage == "pretrain" else recipe.chat_decay_share,
-        end_seconds=end,
-    )
+        seconds = _seconds_per_step(recipe, plan, model, loss)
+        steps = max(recipe.warmup_steps + 10, int((end - progress.seconds) / seconds))
+        plan = replace(plan, steps=steps)
+        say(f"{stage}: {seconds:.2f} s a step, {steps} steps")
     _keep_plan(work, plan)
     return plan
 
@@ -368,21 +366,19 @@ def _keep_plan(work: Path, plan: StagePlan) -> None:
 
 
 def _seconds_per_step(
-    recipe: StarterRecipe, rows: Rows, model: StarterModel, loss: LossFunction
+    recipe: StarterRecipe, plan: StagePlan, model: StarterModel, loss: LossFunction
 ) -> float:
     """The best of a few steps on a copy of the model (the first compiles, and other programs may
     disturb any of them), and 10 % for measuring and saving."""
     copy = StarterModel(model.shape).to(model.embed_tokens.weight.device)
     optimizer = MuonWithAdam(copy, recipe.momentum, recipe.weight_decay)
-    per_step = max(1, recipe.tokens_per_step // rows.ids.shape[1])
+    plan = replace(plan, steps=sys.maxsize)  # none of these steps is among the last, the long ones
     best = math.inf
-    per_pass = recipe.rows_in_pass(rows.ids.shape[1])
     device = copy.embed_tokens.weight.device
     for step in range(5):
         began = time.monotonic()
-        numbers = row_numbers(len(rows), step, per_step, recipe.seed)
-        for start in range(0, per_step, per_pass):
-            part = pass_loss(loss, copy, rows, numbers[start : start + per_pass])
+        for rows, numbers in passes_of_step(recipe, plan, step):
+            part = pass_loss(loss, copy, rows, numbers)
             part.backward()  # type: ignore[no-untyped-call]
         optimizer.step(1e-3, 1e-3)
         if device.type == "cuda":

@@ -128,10 +128,10 @@ def pack(documents: Sequence[EncodedText], length: int, seed: int, cut_long: boo
     return Rows(ids, segments, targets)
 
 
-def row_numbers(count: int, step: int, per_step: int, seed: int) -> list[int]:
-    """Which rows a step reads: passes over all rows, each in an order of its own."""
+def row_numbers(count: int, first: int, many: int, seed: int) -> list[int]:
+    """``many`` rows from position ``first`` on: passes over all rows, each in its own order."""
     numbers = []
-    for position in range(step * per_step, (step + 1) * per_step):
+    for position in range(first, first + many):
         lap, place = divmod(position, count)
         numbers.append(_order(count, seed + lap)[place])
     return numbers
@@ -234,8 +234,21 @@ def rate_share(step: int, steps: int, warmup: int, decay_share: float) -> float:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Rows that a stage reads, and how much of every step they are."""
+
+    rows: Rows
+    long_rows: Rows | None = None
+    """Read in their place in the last steps of the stage."""
+    share: float = 1.0
+    """Of the tokens of a step."""
+    rows_before: int = 0
+    """What an earlier stage has read of ``rows``: this one goes on there."""
+
+
+@dataclass(frozen=True)
 class StagePlan:
-    """One stage: its rows (and, for the end of pretraining, longer ones), steps and rates.
+    """One stage: what it reads, steps and rates.
 
     With ``end_seconds`` the steps are a guess that is mended while the rate is level, so that the
     stage ends when training has taken that long, however busy the machine is.
@@ -243,11 +256,28 @@ class StagePlan:
 
     name: str
     steps: int
-    rows: Rows
-    long_rows: Rows | None
+    readings: tuple[Reading, ...]
     rate_scale: float
     decay_share: float = 0.0
     end_seconds: float | None = None
+
+
+def passes_of_step(
+    recipe: StarterRecipe, plan: StagePlan, step: int
+) -> list[tuple[Rows, list[int]]]:
+    """What a step reads, as rows and their numbers, cut into passes through the network."""
+    is_long = step >= plan.steps - round(plan.steps * recipe.long_share)
+    passes = []
+    for reading in plan.readings:
+        rows, before = reading.rows, reading.rows_before
+        if is_long and reading.long_rows is not None:
+            rows, before = reading.long_rows, 0
+        length = rows.ids.shape[1]
+        many = max(1, round(recipe.tokens_per_step * reading.share) // length)
+        numbers = row_numbers(len(rows), before + step * many, many, recipe.seed)
+        per_pass = recipe.rows_in_pass(length)
+        passes += [(rows, numbers[at : at + per_pass]) for at in range(0, many, per_pass)]
+    return passes
 
 
 def mended_steps(plan: StagePlan, now: Progress, seconds_per_step: float) -> int:
@@ -298,16 +328,11 @@ def train_stage(
     paced_from: Progress | None = None  # after the first step, which compiles
     while progress.step < plan.steps and not stop:
         step = progress.step
-        long_from = plan.steps - round(plan.steps * recipe.long_share)
-        rows = plan.long_rows if plan.long_rows is not None and step >= long_from else plan.rows
-        length = rows.ids.shape[1]
-        per_step = max(1, recipe.tokens_per_step // length)
-        numbers = row_numbers(len(rows), step, per_step, recipe.seed)
-        counted = int((rows.targets[numbers] != IGNORED).sum())
-        per_pass = recipe.rows_in_pass(length)
+        passes = passes_of_step(recipe, plan, step)
+        counted = sum(int((rows.targets[numbers] != IGNORED).sum()) for rows, numbers in passes)
         total = 0.0
-        for start in range(0, per_step, per_pass):
-            part = pass_loss(loss, model, rows, numbers[start : start + per_pass])
+        for rows, numbers in passes:
+            part = pass_loss(loss, model, rows, numbers)
             (part / max(counted, 1)).backward()  # type: ignore[no-untyped-call]
             total += float(part.detach())
         share = rate_share(step, plan.steps, recipe.warmup_steps, plan.decay_share)
@@ -317,7 +342,7 @@ def train_stage(
         progress = replace(
             progress,
             step=step + 1,
-            tokens=progress.tokens + per_step * length,
+            tokens=progress.tokens + sum(rows.ids[numbers].numel() for rows, numbers in passes),
             seconds=before.seconds + time.monotonic() - began,
         )
         if paced_from is None:

@@ -48,7 +48,7 @@ class StarterRecipe:
     long_row_length: int = 1024
     """For the last part of pretraining, so that every promised position was seen."""
     long_share: float = 0.12
-    """Share of pretraining steps with long rows."""
+    """Share of a stage's steps whose prose and talk come in long rows: the last ones."""
 
     matrix_rate: float = 0.02
     """Muon's learning rate for the hidden matrices (update of spectral norm one, times this)."""
@@ -75,14 +75,15 @@ class StarterRecipe:
     own_epochs: float = 2.0
     """How often our own conversations are seen in chat tuning: the voice we want. At five to six
     laps the first model knew them by heart and answered new phrasings no better."""
-    phrasing_epochs: float = 0.5
+    phrasing_epochs: float = 1.0
     """How often each further phrasing of a wish is seen with each of its replies: ten phrasings
     and five replies are 50 pairs, and those are harder to know by heart than to understand."""
     phrasing_read_epochs: float = 0.1
     """How often such pairs are read whole."""
-    chat_prose_share: float = 0.2
-    """Of the prose and talk of pretraining, mixed into chat tuning: without any, held-out prose
-    went from 3.9 to 4.7 nats a token."""
+    chat_prose_share: float = 0.25
+    """Of the tokens of every step of chat tuning: pretraining's rows, going on where it stopped.
+    Without any, held-out prose went from 3.9 to 4.7 nats a token; with whole documents only, laid
+    into rows of conversations, Korean prose still rose from 1.47 to 1.83 bits a byte."""
     chat_weight: float = 0.87
     """How far the finished weights are from those before chat tuning towards those after it. At
     0.87 every held-out loss is lower than at 1, prose and our own replies alike."""

@@ -17,6 +17,7 @@ from finetune.starter.pretrain import (
     IGNORED,
     HeldOut,
     Progress,
+    Reading,
     Rows,
     StagePlan,
     Stop,
@@ -25,6 +26,7 @@ from finetune.starter.pretrain import (
     load_checkpoint,
     mended_steps,
     pack,
+    passes_of_step,
     rate_share,
     row_numbers,
     save_checkpoint,
@@ -101,10 +103,35 @@ def test_attention_stays_in_the_document_and_in_the_past() -> None:
 
 
 def test_every_row_is_read_once_before_any_is_read_again() -> None:
-    read = [n for step in range(6) for n in row_numbers(9, step, 3, seed=1)]
+    read = [n for first in range(0, 18, 3) for n in row_numbers(9, first, 3, seed=1)]
     assert sorted(read[:9]) == list(range(9))
     assert sorted(read[9:]) == list(range(9))
     assert read[:9] != read[9:]
+
+
+def numbered_rows(count: int, length: int) -> Rows:
+    """Rows that say by every id which one they are."""
+    ids = torch.arange(count, dtype=torch.int32)[:, None].expand(count, length)
+    return Rows(ids, torch.zeros_like(ids), ids)
+
+
+def test_a_step_reads_its_shares_in_passes_and_goes_on_where_another_stage_stopped() -> None:
+    talk, prose, long = numbered_rows(50, 32), numbered_rows(40, 16), numbered_rows(20, 32)
+    readings = Reading(talk, share=0.5), Reading(prose, long, share=0.5, rows_before=6)
+    plan = StagePlan("chat", 8, readings, 1.0)
+    recipe = replace(RECIPE, tokens_per_step=128, row_length=32, rows_per_pass=1)
+    seed = recipe.seed
+    for step in range(8):
+        passes = passes_of_step(recipe, plan, step)
+        assert sum(rows.ids[numbers].numel() for rows, numbers in passes) == 128
+        assert all(rows.ids[numbers].numel() == 32 for rows, numbers in passes)
+        assert [n for _, numbers in passes[:2] for n in numbers] == row_numbers(
+            50, 2 * step, 2, seed
+        )
+        assert {id(rows) for rows, _ in passes[2:]} == {id(long if step >= 6 else prose)}
+        read = [n for _, numbers in passes[2:] for n in numbers]
+        expected = (20, 2 * step, 2) if step >= 6 else (40, 6 + 4 * step, 4)
+        assert read == row_numbers(*expected, seed)
 
 
 def test_the_rate_goes_up_stays_and_ends_near_zero() -> None:
@@ -126,7 +153,7 @@ def test_steps_are_mended_by_the_speed_only_while_the_rate_is_level(
 ) -> None:
     nothing = torch.zeros(1, 1)
     rows = Rows(nothing, nothing, nothing)
-    plan = StagePlan("chat", 100, rows, None, 1.0, decay_share=0.5, end_seconds=100.0)
+    plan = StagePlan("chat", 100, (Reading(rows),), 1.0, decay_share=0.5, end_seconds=100.0)
     now = Progress("chat", step, 0, seconds)
     assert mended_steps(plan, now, per_step) == expected
     assert mended_steps(replace(plan, end_seconds=None), now, per_step) == 100
@@ -151,7 +178,8 @@ def stage(tokenizer: Tokenizer) -> tuple[StagePlan, HeldOut]:
     rows = pack(texts, 32, 1, True)
     held: dict[str, Rows] = {"all": pack(texts[:5], 32, 1, True)}
     lengths = torch.tensor(token_byte_lengths(tokenizer))
-    return StagePlan("pretrain", 10, rows, pack(texts, 64, 1, True), 1.0), HeldOut(held, lengths)
+    reading = Reading(rows, pack(texts, 64, 1, True))
+    return StagePlan("pretrain", 10, (reading,), 1.0), HeldOut(held, lengths)
 
 
 def begin(shape: ModelShape) -> tuple[StarterModel, MuonWithAdam]:
@@ -221,12 +249,12 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
 def test_passes_of_any_size_take_the_same_step(
     tmp_path: Path, shape: ModelShape, stage: tuple[StagePlan, HeldOut]
 ) -> None:
-    plan, held_out = replace(stage[0], steps=1, long_rows=None), stage[1]
+    plan, held_out = replace(stage[0], steps=5), stage[1]  # none of the first steps is a long one
     results = []
     for rows_per_pass in (1, 2):
         model, optimizer = begin(shape)
         recipe = replace(RECIPE, rows_per_pass=rows_per_pass)
-        train_stage(recipe, plan, model, optimizer, Progress(), held_out, tmp_path, StopAfter(99))
+        train_stage(recipe, plan, model, optimizer, Progress(), held_out, tmp_path, StopAfter(1))
         results.append(weights(model))
     for name, expected in results[0].items():
         assert torch.allclose(results[1][name], expected, atol=2e-4), name
