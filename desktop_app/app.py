@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import sqlite3
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from desktop_app.storage.feedback_store import FeedbackStore
 from desktop_app.storage.load_record import LoadRecord
 from desktop_app.ui.language import Language
 from desktop_app.ui.main_window import MainWindow
+from desktop_app.ui.sentences import in_our_language
 from desktop_app.ui.theme import Theme
 
 log = logging.getLogger(__name__)
@@ -128,13 +130,17 @@ class App(QObject):
             clipboard.setText(clipboard.text())
         if self._check is not None:
             self._check.close()
-        self.chat.close()
-        self.learning.close()
-        try:
-            self.database.back_up_daily()
-        except OSError:
-            log.exception("The daily backup failed")
-        self.database.close()
+        # Each for itself: a full disk must not leave a child or the database behind.
+        for leave in (
+            self.chat.close,
+            self.learning.close,
+            self.database.back_up_daily,
+            self.database.close,
+        ):
+            try:
+                leave()
+            except (UserError, OSError, sqlite3.Error):
+                log.exception("Leaving was not clean")
 
     def _start_engine(self) -> None:
         try:
@@ -208,6 +214,7 @@ def run(options: Options, qt_arguments: Sequence[str] = ()) -> int:
     QCoreApplication.setApplicationName("Attune")
     QGuiApplication.setDesktopFileName(APP_ID)
     application = QApplication(["attune", *qt_arguments])
+    profile: Profile | None = None
     try:
         profile = open_profile(options.profile_dir)
         lock = QLockFile(str(profile.root / "attune.lock"))
@@ -219,9 +226,11 @@ def run(options: Options, qt_arguments: Sequence[str] = ()) -> int:
         _begin_log(profile.logs)
         app = App(profile, options)
     except (UserError, ValueError) as error:
-        message, hint = sentence(error)
+        language = Language()
+        language.set(load_settings(profile.settings).language if profile else "")
+        message, hint = (in_our_language(part) for part in sentence(error))
         print(f"{message} {hint}".strip(), file=sys.stderr)
-        QMessageBox.critical(None, "Attune", f"{message}\n\n{hint}")
+        QMessageBox.critical(None, "Attune", f"{message}\n\n{hint}".strip())
         return 1
     install_excepthook(app.chat.problem.emit)
     application.aboutToQuit.connect(app.close)

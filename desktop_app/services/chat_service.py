@@ -19,6 +19,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from desktop_app.errors import UserError
 from desktop_app.inference import engine
 from desktop_app.inference.engine import SamplingParams, StreamSpec
+from desktop_app.services.completion_keeper import CompletionKeeper
 from desktop_app.services.conversation_context import ConversationContext, summary_tokens
 from desktop_app.services.engine_service import EngineService, EngineState
 from desktop_app.services.turn import TITLE_LENGTH, Streaming, Turn, title_of
@@ -30,7 +31,6 @@ from desktop_app.storage.chat_store import (
     SearchHit,
     StoredMessage,
 )
-from finetune.contract.records import Origin
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,8 @@ class ChatService(QObject):
         self.engine.request_failed.connect(self._on_failed)
         self.engine.state_changed.connect(self._on_engine_state)
         self.engine.problem.connect(self.problem)
+        self._keeper = CompletionKeeper(store, self)
+        self._keeper.problem.connect(self.problem)
         self._repaint = QTimer(self)
         self._repaint.setInterval(REPAINT_MS)
         self._repaint.timeout.connect(self._show_unseen)
@@ -109,8 +111,10 @@ class ChatService(QObject):
         if self._turn is not None:
             for stream in self._turn.streams:
                 if not stream.is_done:
-                    self._keep(stream, "stopped")
+                    self._keeper.keep(stream, "stopped")
             self._turn = None
+        if not self._keeper.write_held():
+            log.error("The last answer could not be saved")
         self.engine.close()
 
     # --- conversations ---
@@ -208,7 +212,7 @@ class ChatService(QObject):
         path = self._store.path(self._current)
         parent = path[-1].id if path else None
         message = self._store.add_message(self._current, parent, "user", text)
-        if not path:
+        if not path and not self._store.conversation(self._current).title:
             self._store.rename(self._current, title_of(text))
         self.conversations_changed.emit()
         self._complete(message.id, count=2 if compare else 1)
@@ -240,7 +244,7 @@ class ChatService(QObject):
         self._settle_comparison()
         self._store.set_current(message.conversation_id, message_id)
         stream = Streaming.going_on(message)
-        self._keep(stream, "partial")
+        self._keeper.keep(stream, "partial")
         self._begin(Turn(uuid.uuid4().hex, message.conversation_id, [stream]))
 
     def answer_again(self, user_message_id: str) -> None:
@@ -308,6 +312,7 @@ class ChatService(QObject):
         self.busy_changed.emit(True)
         self._repaint.start()
         self._save.start()
+        self._keeper.write_held()
         self._ask(turn, self.context.overflow(turn.conversation_id))
 
     def _ask(self, turn: Turn, overflow: engine.Overflow) -> None:
@@ -355,7 +360,7 @@ class ChatService(QObject):
             self.engine.request(generate)
         except UserError as error:
             # The child has just died: its EngineDied is on the way and starts another one.
-            self._interrupt(turn)
+            self._break_off(turn, "interrupted")
             self.problem.emit(error.message, error.hint)
 
     def _settle_comparison(self) -> None:
@@ -375,19 +380,30 @@ class ChatService(QObject):
 
     def _on_failed(self, request_id: str, message: str, hint: str) -> None:
         if self._turn is not None and self._turn.request_id == request_id:
-            self._interrupt(self._turn)
+            self._break_off(self._turn, "interrupted")
             self.problem.emit(message, hint)
 
     def _on_event(self, event: engine.Event) -> None:
         turn = self._turn
         if turn is None or getattr(event, "request_id", None) != turn.request_id:
             return
+        try:
+            self._take(turn, event)
+        except UserError as error:  # the disk is full, say: the turn ends all the same
+            self.problem.emit(error.message, error.hint)
+            if isinstance(event, engine.RequestDone) and self._turn is turn:
+                self._break_off(turn, "interrupted")
+
+    def _take(self, turn: Turn, event: engine.Event) -> None:
         if isinstance(event, engine.PromptProgress):
             self.prompt_progress.emit(event.done, event.total)
         elif turn.summarised:
             self._on_summary_event(turn, event)
         elif isinstance(event, engine.ContextOverflow):
-            self._summarise(turn, event.messages)
+            if turn.is_stopping:
+                self._break_off(turn, "stopped")
+            else:
+                self._summarise(turn, event.messages)
         elif isinstance(event, engine.TextDelta):
             turn.streams[event.stream].add(event)
         elif isinstance(event, engine.StreamDone):
@@ -399,7 +415,7 @@ class ChatService(QObject):
             # What was sent is part of the origin: the setting may change before the rating.
             sampling = {**event.origin.sampling, "system_prompt": turn.sent.system_prompt}
             origin = replace(event.origin, sampling=sampling)
-            self._keep(stream, state, origin)
+            self._keeper.keep(stream, state, origin)
             self.message_changed.emit(stream.message_id)
         elif isinstance(event, engine.RequestDone):
             used = event.prompt_tokens + turn.tokens
@@ -407,7 +423,7 @@ class ChatService(QObject):
                 turn.conversation_id, turn.sent, event.dropped_messages, used
             )
             for stream in turn.streams if unseen else ():
-                self._store.add_to_origin(stream.message_id, "left_out_messages", unseen)
+                self._keeper.add_to_origin(stream.message_id, "left_out_messages", unseen)
             self._tell_context()
             self._end_turn()
 
@@ -418,22 +434,19 @@ class ChatService(QObject):
             count, turn.summarised = turn.summarised, 0
             self.summarising_changed.emit(False)
             if turn.is_stopping:
-                for stream in turn.streams:
-                    self._keep(stream, "stopped")
-                    self.message_changed.emit(stream.message_id)
-                self._end_turn()
+                self._break_off(turn, "stopped")
                 return
             if turn.summary:
                 self.context.keep_summary(turn.conversation_id, turn.sent, count, turn.summary)
             turn.request_id, turn.summaries = uuid.uuid4().hex, turn.summaries + 1
             self._ask(turn, "summarise" if turn.may_summarise else "drop")
 
-    def _interrupt(self, turn: Turn) -> None:
-        """The turn ended badly: keep its text and say so at the message."""
+    def _break_off(self, turn: Turn, state: MessageState) -> None:
+        """The turn ends before it is done: keep its text and say so at the message."""
         self._show_unseen()
         for stream in turn.streams:
             if not stream.is_done:
-                self._keep(stream, "interrupted")
+                self._keeper.keep(stream, state)
                 self.message_changed.emit(stream.message_id)
         self._end_turn()
 
@@ -448,7 +461,7 @@ class ChatService(QObject):
         if turn.summarised:  # it ended in the middle of that
             self.summarising_changed.emit(False)
         if turn.is_comparison and self._pending is not None:
-            messages = [self._store.message(i) for i in self._pending.message_ids]
+            messages = [self.message(i) for i in self._pending.message_ids]
             if all(m.state == "done" and m.origin is not None for m in messages):
                 self.comparison_ready.emit(self._pending)
             else:  # a stopped or broken side cannot be compared fairly
@@ -472,18 +485,14 @@ class ChatService(QObject):
             if stream.message_id == message.id and not stream.is_done:
                 shown = stream.text[: len(stream.text) - len(stream.unseen)]
                 return replace(message, content=shown, reasoning=stream.shown_reasoning)
-        return message
+        return self._keeper.newest(message)
 
     def _save_partial(self) -> None:
         if self._turn is None:
             return
         for stream in self._turn.streams:
             if not stream.is_done and (stream.text or stream.thought):
-                self._keep(stream, "partial")
-
-    def _keep(self, stream: Streaming, state: MessageState, origin: Origin | None = None) -> None:
-        """Put on disk how far a completion has come."""
-        self._store.update_message(stream.message_id, stream.text, state, origin, stream.reasoning)
+                self._keeper.keep(stream, "partial")
 
     def _set_pending(self, pending: PendingComparison | None) -> None:
         if pending != self._pending:

@@ -184,6 +184,10 @@ class FeedbackService(QObject):
     def collected(self) -> Collected:
         return count(self._feedback.standing(), Recipe())
 
+    def recount(self) -> None:
+        """A conversation went to the trash or came back, and its feedback with it."""
+        self.collected_changed.emit()
+
     def prompts(self) -> list[tuple[str, str, tuple[Message, ...]]]:
         """(conversation id, message id, prompt) of the person's own turns, newest first."""
         found = []

@@ -1,12 +1,14 @@
 """The one click: snapshot, train, install, offer, compare blind, activate, roll back.
 
-States: idle -> training -> installing -> offered -> idle. A run that was stopped, or whose
-trainer died, can be resumed; nothing that happens to a run touches the active version.
+States: idle -> training -> installing -> offered -> idle. A run that was stopped, whose trainer
+died, or whose result found no room, can be resumed; nothing that happens to a run touches the
+active version.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import random
 import shutil
 import uuid
@@ -30,13 +32,17 @@ from finetune.contract import events
 from finetune.contract import recipe as recipes
 from finetune.contract.chat_template import Message
 from finetune.contract.errors import InputError
-from finetune.contract.events import Event, RunDone, RunFailed, Stage
+from finetune.contract.events import Event, FailureCode, RunDone, RunFailed, Stage
 from finetune.contract.manifest import Manifest
 from finetune.contract.recipe import Recipe
 from finetune.contract.records import Completion, Verdict
 
+log = logging.getLogger(__name__)
+
 LearningState = Literal["idle", "training", "stopping", "installing", "offered"]
 TRIAL_PROMPTS: Final = 5
+_INSTALLED: Final = "installed"
+"""A file in the folder of a run whose result is among the versions, or was."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class LearningService(QObject):
         run_ended(RunDone or RunFailed): once a run.
         versions_changed: versions came, went, or another one is active.
         trial_question(TrialQuestion or None): the next blind question; None: no more.
+        trial_ended: the comparison was broken off.
         trial_changed(TrialScore).
         problem(message, hint).
     """
@@ -92,6 +99,7 @@ class LearningService(QObject):
     run_ended = Signal(object)
     versions_changed = Signal()
     trial_question = Signal(object)
+    trial_ended = Signal()
     trial_changed = Signal(object)
     problem = Signal(str, str)
 
@@ -182,18 +190,23 @@ class LearningService(QObject):
         if not runs or self._state != "idle" or (runs[-1] / "discarded").exists():
             return None
         result = _result_of(runs[-1])
-        resumable = result is None or (
-            isinstance(result, RunFailed)
-            and result.code in ("stopped", "bug", "out_of_memory", "disk_full")
-        )
-        return runs[-1] if resumable else None
+        if isinstance(result, RunFailed):
+            can_go_on = result.code in ("stopped", "bug", "out_of_memory", "disk_full")
+        else:
+            can_go_on = result is None or not (runs[-1] / _INSTALLED).exists()
+        return runs[-1] if can_go_on else None
 
     def resume(self) -> None:
-        """Go on with the newest run."""
+        """Go on with the newest run; of one that is done, install the result."""
         run_dir = self.resumable()
         if run_dir is None:
             raise UserError(self.tr("There is no training to go on with."))
-        self._launch(run_dir, resume=True)
+        result = _result_of(run_dir)
+        if isinstance(result, RunDone):
+            self._run_dir = run_dir
+            self._on_ended(result)
+        else:
+            self._launch(run_dir, resume=True)
 
     def discard(self) -> None:
         """Do not offer to resume the newest run again."""
@@ -244,6 +257,8 @@ class LearningService(QObject):
 
     def remove_version(self, version_id: str) -> None:
         self._models.remove(version_id)
+        if self._trial is not None and version_id in self._trial.version_ids:
+            self.end_trial()
         if self._offered is not None and self._offered.version_id == version_id:
             self._end_offer()
         self.versions_changed.emit()
@@ -258,18 +273,24 @@ class LearningService(QObject):
         """Ask the person blind questions: the active version against another one.
 
         Raises:
-            UserError: there are no prompts yet, or the engine is not ready.
+            UserError: there are no prompts yet, the engine is not ready, or the versions do not
+                answer from one file.
         """
         new_id = version_id or (self._offered.version_id if self._offered else "")
         if not new_id or new_id == self.active_version():
             raise UserError(self.tr("Choose a version that is not the active one."))
+        old, new, loaded = self._models.active(), self._models.ref(new_id), self._chat.engine.model
+        if loaded is not None and not old.sha256 == new.sha256 == loaded.sha256:
+            # Both sides are written by the loaded file; only the adapters differ.
+            raise UserError(
+                self.tr("These two versions come from different models and cannot be compared."),
+                self.tr("Use one of them, or train a version of the model in use."),
+            )
         prompts = self._feedback_service.prompts()
         if not prompts:
             raise UserError(self.tr("Chat a little first: the comparison uses your own prompts."))
         chosen = random.SystemRandom().sample(prompts, min(TRIAL_PROMPTS, len(prompts)))
-        self._trial = _Trial(
-            self._models.active(), self._models.ref(new_id), iter(chosen), len(chosen)
-        )
+        self._trial = _Trial(old, new, iter(chosen), len(chosen))
         self.trial_changed.emit(self._trial.score)
         self._next_question()
 
@@ -303,7 +324,11 @@ class LearningService(QObject):
         return 0 if self._trial is None else self._trial.length
 
     def end_trial(self) -> None:
-        self._trial = None
+        """Break the comparison off; the choices made so far are kept."""
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            self._chat.engine.stop(trial.request_id)
+            self.trial_ended.emit()
 
     # --- inside ---
 
@@ -329,22 +354,30 @@ class LearningService(QObject):
         self.progress_changed.emit(self._progress)
 
     def _on_ended(self, result: RunDone | RunFailed) -> None:
+        assert self._run_dir is not None
         if isinstance(result, RunDone):
             self._set_state("installing")
             try:
                 self._offered = self._models.install(Path(result.export_dir))
+                (self._run_dir / _INSTALLED).touch()
             except (InputError, UserError, OSError) as error:
+                if isinstance(error, InputError):  # it would be refused again
+                    (self._run_dir / "discarded").touch()
                 self._set_state("idle")
                 self.problem.emit(*sentence(error))
-                self.run_ended.emit(RunFailed("bug", sentence(error)[0]))
+                code: FailureCode = "bad_input" if isinstance(error, InputError) else "disk_full"
+                self.run_ended.emit(RunFailed(code, sentence(error)[0]))
                 return
             self._set_state("offered")
             self.versions_changed.emit()
         else:
-            if self._run_dir is not None and _result_of(self._run_dir) is None:
+            if _result_of(self._run_dir) is None:
                 # The trainer died silently: the run folder is the truth, so it says so too.
-                with (self._run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
-                    file.write("\n" + events.to_line(result) + "\n")
+                try:
+                    with (self._run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
+                        file.write("\n" + events.to_line(result) + "\n")
+                except OSError:  # without an end it can be resumed as well
+                    log.exception("The end of the run could not be noted")
             self._set_state("idle")
         self.run_ended.emit(result)
 
@@ -382,7 +415,11 @@ class LearningService(QObject):
             new_index = random.SystemRandom().randrange(2)
             pair = [trial.completions[0], trial.completions[1]]
             shown = (pair[1], pair[0]) if new_index == 0 else (pair[0], pair[1])
-            self.trial_question.emit(TrialQuestion(*trial.place, shown, new_index))
+            conversation, message, prompt = trial.place
+            lead = prompt[:1] if prompt[0].role == "system" else ()
+            seen = (*lead, *prompt[len(lead) + event.dropped_messages :])
+            question = TrialQuestion(conversation, message, seen, shown, new_index)
+            self.trial_question.emit(question)
 
     def _on_trial_failed(self, request_id: str, message: str, hint: str) -> None:
         if self._trial is not None and self._trial.request_id == request_id:
@@ -391,7 +428,7 @@ class LearningService(QObject):
             self.trial_question.emit(None)
 
     def _end_offer(self) -> None:
-        self._trial = None
+        self.end_trial()
         self._offered = None
         if self._state == "offered":
             self._set_state("idle")
@@ -413,6 +450,10 @@ class _Trial:
     request_id: str = ""
     place: tuple[str, str, tuple[Message, ...]] = ("", "", ())
     completions: dict[int, Completion] = field(default_factory=dict)
+
+    @property
+    def version_ids(self) -> tuple[str, str]:
+        return self.old.version_id, self.new.version_id
 
 
 def _result_of(run_dir: Path) -> RunDone | RunFailed | None:

@@ -74,15 +74,22 @@ class Database:
             raise _cannot_write(error) from error
 
     def back_up(self) -> Path:
-        """Copy the database as it is now (SQLite's backup API); keep the newest few."""
+        """Copy the database as it is now (SQLite's backup API); keep the newest few.
+
+        Raises:
+            OSError, sqlite3.Error: the folder cannot be written, or the disk is full.
+        """
         folder = self.path.parent / "backups"
         folder.mkdir(exist_ok=True)
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
         target = folder / f"{self.path.stem}-{stamp}.db"
         beside = target.with_suffix(".partial")
-        with closing(sqlite3.connect(beside)) as copy:
-            self.connection.backup(copy)
-        os.replace(beside, target)
+        try:
+            with closing(sqlite3.connect(beside)) as copy:
+                self.connection.backup(copy)
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
         for old in _backups(self.path)[BACKUPS_KEPT:]:
             old.unlink()
         return target

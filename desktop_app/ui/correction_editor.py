@@ -52,6 +52,7 @@ class CorrectionEditor(QFrame):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._is_allowed = True
         self.setProperty("kind", "card")
         self._question = TextLabel("strong")
         self._hint = TextLabel("small")
@@ -92,6 +93,11 @@ class CorrectionEditor(QFrame):
         self._field.setAccessibleName(question)
         self._save.setText(save)
 
+    def allow_saving(self, is_allowed: bool) -> None:
+        """While it is not, the text can be changed, and it stays."""
+        self._is_allowed = is_allowed
+        self._save.setEnabled(is_allowed and bool(self._field.toPlainText().strip()))
+
     def text(self) -> str:
         return self._field.toPlainText()
 
@@ -123,11 +129,11 @@ class CorrectionEditor(QFrame):
 
     def _submit(self) -> None:
         text = self._field.toPlainText().strip()
-        if text:
+        if text and self._is_allowed:
             self.saved.emit(text)
 
     def _on_text_changed(self) -> None:
-        self._save.setEnabled(bool(self._field.toPlainText().strip()))
+        self.allow_saving(self._is_allowed)
         if self.isVisible():
             self.height_changed.emit()
 

@@ -40,6 +40,7 @@ from desktop_app.ui.sentences import in_our_language
 from desktop_app.ui.settings_dialog import SettingsDialog
 from desktop_app.ui.shortcuts import Shortcuts
 from desktop_app.ui.theme import MAX_SCALE, MIN_SCALE, Theme
+from desktop_app.ui.trash_notice import TrashNotice
 from desktop_app.ui.trial_view import TrialView
 from desktop_app.ui.window_state import WindowState, load_window_state, save_window_state
 
@@ -104,6 +105,7 @@ class MainWindow(QMainWindow):
     # --- what the keys and buttons do ---
 
     def new_conversation(self) -> None:
+        self._learning.end_trial()
         self._chat.new_conversation()
         self.composer.setFocus()
 
@@ -144,6 +146,8 @@ class MainWindow(QMainWindow):
         scale = self._theme.font_scale + steps * ZOOM_STEP if steps else 1.0
         scale = round(min(MAX_SCALE, max(MIN_SCALE, scale)), 2)
         self._on_settings(replace(self._settings, font_scale=scale))
+        if self._settings_dialog is not None:
+            self._settings_dialog.show_settings(self._settings)
 
     def show_settings(self) -> None:
         if self._settings_dialog is None:
@@ -218,6 +222,7 @@ class MainWindow(QMainWindow):
         self.notices = self.chat_page.notices
         self.composer = self.chat_page.composer
         self.trial = TrialView(self._learning, theme)
+        self._trash = TrashNotice(self._chat, self._feedback, self.notices, self)
         self.pages = QStackedWidget()
         self.pages.addWidget(self.chat_page)
         self.pages.addWidget(self.trial)
@@ -263,7 +268,10 @@ class MainWindow(QMainWindow):
         self.composer.stop_requested.connect(chat.stop)
         self.composer.field.textChanged.connect(self._draft_timer.start)
         self._draft_timer.timeout.connect(self._save_state)
-        self.conversations.deleted.connect(self._on_deleted)
+        self.conversations.deleted.connect(self._trash.tell)
+        listed = self.conversations.view
+        for turned_away in (self.conversations.deleted, listed.clicked, listed.activated):
+            turned_away.connect(lambda *_: learning.end_trial())
         self.header.status.restart_requested.connect(self._restart_model)
         self.header.status.cancel_requested.connect(chat.engine.cancel_load)
         self.header.overflow_chosen.connect(self._choose_overflow)
@@ -279,6 +287,7 @@ class MainWindow(QMainWindow):
     # --- what the services say ---
 
     def _on_opened(self, conversation_id: str) -> None:
+        self._learning.end_trial()
         self.composer.show_conversation(conversation_id)
         self._show_title()
         if conversation_id:
@@ -369,12 +378,6 @@ class MainWindow(QMainWindow):
     def _show_learning(self) -> None:
         self.panel.tabs.setCurrentIndex(0)
         self.show_panel(True)
-
-    def _on_deleted(self, conversation_id: str, title: str) -> None:
-        undo = Action(self.tr("Undo"), lambda: self._chat.restore_conversation(conversation_id))
-        self.notices.show_notice(
-            "deleted", self.tr("“{0}” was deleted.").format(title), actions=[undo], seconds=10.0
-        )
 
     def _show_version(self) -> None:
         """The version that answers: where the active one was refused, another one does."""

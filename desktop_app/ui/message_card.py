@@ -75,6 +75,8 @@ class UserCard(RowWidget):
         self._is_unanswered = is_last and is_free
         self.answer.setVisible(self._is_unanswered)
         self._edit.setEnabled(is_free)
+        if self.editor is not None:
+            self.editor.allow_saving(is_free)
         self._siblings.show_place(message.sibling_index, message.sibling_count, is_enabled=is_free)
 
     def begin_edit(self) -> None:
@@ -127,9 +129,11 @@ class UserCard(RowWidget):
             self._retranslate()
 
     def _save_edit(self, text: str) -> None:
-        self._end_edit()
-        if text != self._message.content.strip():
+        if text == self._message.content.strip():
+            self._end_edit()
+        else:
             self._chat.edit(self._message.id, text)
+            self._end_edit()  # not reached where that failed: the words stay
 
     def _end_edit(self) -> None:
         if self.editor is not None:
@@ -276,6 +280,10 @@ class CompletionCard(RowWidget):
         self.up.setVisible(is_judgeable)
         self.down.setVisible(is_judgeable)
         self.corrected.setVisible(standing.correction is not None)
+        # What was judged stays what it was.
+        is_judged = standing.rating is not None or standing.correction is not None
+        was_cut_off = self._message.state in ("stopped", "interrupted")
+        self.go_on.setVisible(was_cut_off and self._has_text and not is_judged)
 
     def begin_correction(self) -> None:
         """Ask what the person would have wanted to read."""
@@ -361,8 +369,6 @@ class CompletionCard(RowWidget):
         else:
             text = self.tr("The model stopped before it wrote anything.")
         self._note_text.setText(text)
-        was_cut_off = self._message.state in ("stopped", "interrupted")
-        self.go_on.setVisible(was_cut_off and self._has_text)
         self.again.setVisible(self._message.state == "interrupted")
 
     def _retranslate(self) -> None:

@@ -48,6 +48,32 @@ TEMPLATES: Final = (
     str(QT_TRANSLATE_NOOP("Sentences", "Something went wrong inside Attune.")),
     str(QT_TRANSLATE_NOOP("Sentences", "Your conversations are safe.")),
     str(QT_TRANSLATE_NOOP("Sentences", "The log in the data folder says more.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Attune is open already with this profile.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "Use the window that is open, or start with another --profile-dir.",
+        )
+    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The file with your conversations was damaged.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The newest backup was put in its place; the damaged file is kept as {0}.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The file with your conversations was damaged and there is no backup yet.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "A new one was begun; the damaged file is kept as {0}.",
+        )
+    ),
     str(QT_TRANSLATE_NOOP("Sentences", "The model is not running.")),
     str(QT_TRANSLATE_NOOP("Sentences", "Load a model first.")),
     str(QT_TRANSLATE_NOOP("Sentences", "The engine could not be started: {0}.")),

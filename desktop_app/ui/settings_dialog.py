@@ -116,8 +116,9 @@ class SettingsDialog(QDialog):
         self._typing.setInterval(TYPING_PAUSE_MS)
         self._typing.timeout.connect(self._collect)
         self.show_settings(settings)
-        for box in (self.language, self.appearance, self.font_scale, self.compare_every):
+        for box in (self.language, self.appearance, self.compare_every):
             box.activated.connect(self._collect)
+        self.font_scale.activated.connect(self._choose_scale)
         self.temperature.valueChanged.connect(self._collect)
         self.max_tokens.valueChanged.connect(self._collect)
         self.system_prompt.textChanged.connect(self._typing.start)
@@ -216,17 +217,23 @@ class SettingsDialog(QDialog):
         for number in COMPARE_CHOICES:
             self.compare_every.addItem("", number)
 
+    def _choose_scale(self) -> None:
+        """Only here: the zoom keys set sizes between those that can be chosen."""
+        self._put_in_force(replace(self._settings, font_scale=self.font_scale.currentData()))
+
     def _collect(self) -> None:
         settings = replace(
             self._settings,
             language=self.language.currentData(),
             appearance=self.appearance.currentData(),
-            font_scale=self.font_scale.currentData(),
             system_prompt=self.system_prompt.toPlainText().strip()[:LONGEST_SYSTEM_PROMPT],
             temperature=round(self.temperature.value(), 2),
             max_tokens=self.max_tokens.value(),
             compare_every=self.compare_every.currentData(),
         )
+        self._put_in_force(settings)
+
+    def _put_in_force(self, settings: Settings) -> None:
         if settings != self._settings:
             self._settings = settings
             self.changed.emit(settings)

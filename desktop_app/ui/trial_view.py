@@ -115,6 +115,7 @@ class TrialView(QWidget):
         self.leave.clicked.connect(self._leave)
         learning.trial_question.connect(self._on_question)
         learning.trial_changed.connect(self._on_score)
+        learning.trial_ended.connect(self._on_ended)
         self._retranslate()
 
     def start(self, version_id: str) -> bool:
@@ -245,6 +246,13 @@ class TrialView(QWidget):
         self._show_page(self.question_page)
         self._retranslate()
         self.setFocus()
+
+    def _on_ended(self) -> None:
+        """Something else broke it off: another version is used, one was removed."""
+        if not self._is_over:
+            self._is_over = True
+            self._question = None
+            self.finished.emit()
 
     def _on_score(self, score: TrialScore) -> None:
         self._score = score

@@ -75,4 +75,14 @@
         </translation>
     </message>
 </context>
+<context>
+    <name>TrashNotice</name>
+    <message numerus="yes">
+        <source>%n conversation(s) were deleted.</source>
+        <translation>
+            <numerusform>%n conversation was deleted.</numerusform>
+            <numerusform>%n conversations were deleted.</numerusform>
+        </translation>
+    </message>
+</context>
 </TS>

@@ -579,6 +579,14 @@
         <translation>지금 쓰고 있지 않은 버전을 선택해 주세요.</translation>
     </message>
     <message>
+        <source>These two versions come from different models and cannot be compared.</source>
+        <translation>두 버전은 서로 다른 모델에서 만들어져서 비교할 수 없어요.</translation>
+    </message>
+    <message>
+        <source>Use one of them, or train a version of the model in use.</source>
+        <translation>둘 중 하나를 쓰거나, 지금 쓰는 모델로 새 버전을 학습시켜 주세요.</translation>
+    </message>
+    <message>
         <source>Chat a little first: the comparison uses your own prompts.</source>
         <translation>먼저 조금 대화해 주세요. 비교에는 내가 보낸 메시지를 써요.</translation>
     </message>
@@ -695,10 +703,6 @@
     <message>
         <source>Show</source>
         <translation>보기</translation>
-    </message>
-    <message>
-        <source>“{0}” was deleted.</source>
-        <translation>‘{0}’ 대화를 삭제했어요.</translation>
     </message>
     <message>
         <source>Settings</source>
@@ -943,6 +947,30 @@
     <message>
         <source>The log in the data folder says more.</source>
         <translation>자세한 내용은 데이터 폴더의 로그에 있어요.</translation>
+    </message>
+    <message>
+        <source>Attune is open already with this profile.</source>
+        <translation>이 프로필로 Attune이 이미 열려 있어요.</translation>
+    </message>
+    <message>
+        <source>Use the window that is open, or start with another --profile-dir.</source>
+        <translation>열려 있는 창을 쓰거나, 다른 --profile-dir로 시작해 주세요.</translation>
+    </message>
+    <message>
+        <source>The file with your conversations was damaged.</source>
+        <translation>대화를 담은 파일이 손상되어 있었어요.</translation>
+    </message>
+    <message>
+        <source>The newest backup was put in its place; the damaged file is kept as {0}.</source>
+        <translation>가장 최근 백업으로 바꾸었고, 손상된 파일은 {0}(으)로 남겨 두었어요.</translation>
+    </message>
+    <message>
+        <source>The file with your conversations was damaged and there is no backup yet.</source>
+        <translation>대화를 담은 파일이 손상되었고, 아직 백업이 없어요.</translation>
+    </message>
+    <message>
+        <source>A new one was begun; the damaged file is kept as {0}.</source>
+        <translation>새 파일로 시작했고, 손상된 파일은 {0}(으)로 남겨 두었어요.</translation>
     </message>
     <message>
         <source>The model is not running.</source>
@@ -1723,6 +1751,23 @@
     <message>
         <source>The trainer ended unexpectedly. You can resume where it was.</source>
         <translation>학습 프로그램이 예기치 않게 끝났어요. 멈춘 곳부터 이어 갈 수 있어요.</translation>
+    </message>
+</context>
+<context>
+    <name>TrashNotice</name>
+    <message>
+        <source>“{0}” was deleted.</source>
+        <translation>‘{0}’ 대화를 삭제했어요.</translation>
+    </message>
+    <message numerus="yes">
+        <source>%n conversation(s) were deleted.</source>
+        <translation>
+            <numerusform>대화 %n개를 삭제했어요.</numerusform>
+        </translation>
+    </message>
+    <message>
+        <source>Undo</source>
+        <translation>실행 취소</translation>
     </message>
 </context>
 <context>

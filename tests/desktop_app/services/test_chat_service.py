@@ -297,3 +297,44 @@ def test_an_unexpected_failure_of_one_request_leaves_the_engine_alive(talk: Talk
     assert talk.chat.messages(talk.chat.current_conversation)[1].state == "interrupted"
     talk.ask("and now")
     assert "now" in talk.texts()[-1]
+
+
+def test_where_nothing_can_be_written_the_turn_ends_and_the_answer_is_kept_for_later(
+    talk: Talk,
+) -> None:
+    talk.chat.send("tell me everything")
+    talk.database.connection.execute("PRAGMA query_only = ON")
+    talk.wait_idle()
+    assert talk.problems
+    assert all("could not be saved" in problem for problem in talk.problems)
+    answer = talk.chat.messages(talk.chat.current_conversation)[-1]
+    assert answer.content.startswith("You said")
+    assert answer.state == "done"
+    assert answer.origin is not None
+    on_disk = talk.store.message(answer.id)
+    assert len(on_disk.content) < len(answer.content)
+    talk.database.connection.execute("PRAGMA query_only = OFF")
+    talk.ask("and now?")
+    assert talk.store.message(answer.id).content == answer.content
+    assert talk.store.message(answer.id).origin == answer.origin
+
+
+def test_an_answer_the_disk_did_not_take_is_tried_again_on_leaving(
+    open_talk: Callable[..., Talk],
+) -> None:
+    talk = open_talk()
+    talk.wait_ready()
+    talk.chat.send("tell me everything")
+    talk.database.connection.execute("PRAGMA query_only = ON")
+    talk.wait_idle()
+    answer = talk.chat.messages(talk.chat.current_conversation)[-1]
+    assert talk.store.message(answer.id).content != answer.content
+    talk.database.connection.execute("PRAGMA query_only = OFF")
+    talk.chat.close()
+    assert talk.store.message(answer.id).content == answer.content
+
+
+def test_a_title_of_ones_own_stays(talk: Talk) -> None:
+    talk.chat.rename_conversation(talk.chat.current_conversation, "My own title")
+    talk.ask("hello world")
+    assert talk.store.conversation(talk.chat.current_conversation).title == "My own title"

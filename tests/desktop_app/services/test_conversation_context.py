@@ -162,6 +162,16 @@ def test_a_stop_while_summarising_ends_the_turn(talk: Talk) -> None:
     assert not talk.chat.is_busy
 
 
+def test_a_stop_before_summarising_begins_is_heard(talk: Talk) -> None:
+    talk.chat.context.set_overflow(talk.id, "summarise")
+    for _ in range(9):
+        talk.chat.send(LONG)
+        talk.chat.stop()
+        talk.qtbot.waitUntil(lambda: not talk.chat.is_busy, timeout=30_000)
+        assert talk.chat.messages(talk.id)[-1].state == "stopped"
+    assert talk.summarising == []
+
+
 def test_a_message_longer_than_the_context_gets_both_numbers(talk: Talk) -> None:
     talk.ask("park " * 1500)
     assert "and the model can read 1,024 at once" in talk.problems[-1]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QEvent, Qt
+from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QLineEdit
 from pytestqt.qtbot import QtBot
 
@@ -113,3 +114,39 @@ def test_delete_moves_to_the_trash_and_undo_brings_back(qtbot: QtBot, home: Home
     button(notice, "Undo").click()
     assert "<b>Precious</b>" in titles(home)
     assert home.window.notices.notice("deleted") is None
+
+
+def test_several_deletions_come_back_together_and_a_held_key_deletes_one(
+    qtbot: QtBot, home: Home
+) -> None:
+    for name in ("One", "Two", "Three"):
+        home.add_conversation(name)
+    before = set(titles(home))
+    conversations = home.window.conversations
+    for name in ("One", "Two"):
+        conversations.delete(next(c.id for c in home.chat.conversations() if c.title == name))
+    held = QKeyEvent(
+        QEvent.Type.KeyPress,
+        Qt.Key.Key_Delete,
+        Qt.KeyboardModifier.NoModifier,
+        autorep=True,
+    )
+    conversations.view.keyPressEvent(held)
+    assert set(titles(home)) == before - {"One", "Two"}
+    notice = home.window.notices.notice("deleted")
+    assert notice is not None
+    assert notice.accessibleName() == "2 conversations were deleted."
+    button(notice, "Undo").click()
+    assert set(titles(home)) == before
+
+
+def test_feedback_of_deleted_conversations_is_not_counted(home: Home) -> None:
+    home.like(4)
+    page = home.window.panel.learning_page
+    assert page.train.isEnabled()
+    home.window.conversations.delete(home.chat.conversations()[0].id)
+    assert not page.train.isEnabled()
+    notice = home.window.notices.notice("deleted")
+    assert notice is not None
+    button(notice, "Undo").click()
+    assert page.train.isEnabled()

@@ -281,6 +281,23 @@ def test_an_edited_message_is_a_sibling(stage: Stage, qtbot: QtBot) -> None:
     assert stage.messages()[0].sibling_count == 2
 
 
+def test_an_edit_stays_open_while_something_is_written(stage: Stage, qtbot: QtBot) -> None:
+    stage.turn("Helo", "What?")
+    click(qtbot, named(stage, 0, "Edit"))
+    editor = stage.user_card(0).editor
+    assert editor is not None
+    editor.set_text("Hello")
+    stage.chat.send("Something else")
+    save = next(b for b in editor.findChildren(QAbstractButton) if b.text() == "Send again")
+    assert not save.isEnabled()
+    stage.engine.answer("Yes?")
+    assert stage.user_card(0).editor is editor
+    assert editor.text() == "Hello"
+    click(qtbot, save)
+    stage.engine.answer("Hi!")
+    assert [m.content for m in stage.messages()] == ["Hello", "Hi!"]
+
+
 def test_copying_a_message_gives_its_markdown(stage: Stage, qtbot: QtBot) -> None:
     stage.turn("Hello", "**Hi** `x`")
     click(qtbot, named(stage, -1, "Copy"))
@@ -319,8 +336,14 @@ def test_a_stopped_completion_keeps_its_text(stage: Stage) -> None:
     stage.chat.stop()
     stage.engine.finish("stopped")
     assert stage.messages()[-1].state == "stopped"
-    assert stage.card().view.raw == "Once upon"
-    assert stage.card().up.isVisible()
+    card = stage.card()
+    assert card.view.raw == "Once upon"
+    assert card.up.isVisible()
+    assert card.go_on.isVisible()
+    card.up.click()  # what was judged stays what it was
+    assert not card.go_on.isVisible()
+    card.up.click()
+    assert card.go_on.isVisible()
 
 
 def test_a_message_that_was_never_answered_offers_to_be(stage: Stage, qtbot: QtBot) -> None:

@@ -163,6 +163,7 @@ def test_in_english_nothing_changes(qtbot: QtBot, home: Home) -> None:
 def test_every_error_a_person_can_meet_has_a_template(repository: Path) -> None:
     app = repository / "desktop_app"
     sources = [
+        app / "app.py",
         app / "errors.py",
         app / "paths.py",
         *(app / "inference").glob("*.py"),

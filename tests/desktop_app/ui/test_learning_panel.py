@@ -204,3 +204,37 @@ def test_closing_during_a_run_asks_first(
     assert not home.window.close()
     assert home.window.isVisible()
     assert home.window.close()
+
+
+def test_a_result_that_found_no_room_can_be_installed_later(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = page_of(home)
+    home.like(12)
+    with monkeypatch.context() as full:
+        full.setattr("desktop_app.inference.model_store._SPARE_BYTES", 1 << 60)
+        page.train.click()
+        wait_for(home, "idle")
+    assert page.failure.title.text() == "The disk is full."
+    assert page.resume.isVisible()
+    page.resume.resume.click()
+    assert home.learning.state == "offered"
+    assert page.offer.isVisible()
+    home.learning.dismiss_offer()
+    home.learning.remove_version(home.learning.versions()[1].version_id)
+    assert home.learning.resumable() is None
+
+
+def test_a_run_whose_end_cannot_be_noted_ends_all_the_same(
+    open_home: Callable[..., Home],
+) -> None:
+    home = open_home(trainer="death")
+    page = page_of(home)
+    home.like(12)
+    page.train.click()
+    run = next(path for path in home.profile.runs.iterdir() if not path.name.startswith("."))
+    home.qtbot.waitUntil(lambda: home.learning.progress.step > 1, timeout=20_000)
+    (run / "events.jsonl").unlink(missing_ok=True)
+    (run / "events.jsonl").symlink_to(run / "no folder" / "events.jsonl")
+    wait_for(home, "idle")
+    assert page.failure.isVisible()

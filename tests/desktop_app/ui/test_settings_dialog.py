@@ -72,3 +72,14 @@ def test_what_was_changed_elsewhere_is_shown(home: Home, dialog: SettingsDialog)
     home.window.zoom(1)
     home.window.show_settings()
     assert dialog.font_scale.currentData() == pytest.approx(1.1)
+
+
+def test_a_size_between_the_choices_stays_when_something_else_is_changed(
+    home: Home, dialog: SettingsDialog
+) -> None:
+    home.window.show_settings()
+    home.window.zoom(1)
+    home.window.zoom(1)
+    dialog.temperature.setValue(0.9)
+    assert home.settings.temperature == pytest.approx(0.9)
+    assert home.settings.font_scale == pytest.approx(1.2)

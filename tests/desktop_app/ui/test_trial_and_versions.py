@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
+from desktop_app.inference.engine import RequestDone
+from desktop_app.services.learning_service import TrialQuestion
 from desktop_app.ui.trial_view import TrialView
 from desktop_app.ui.versions_panel import VersionsPanel
-from finetune.contract.records import Comparison
+from finetune.contract.chat_template import Message
+from finetune.contract.records import Comparison, Completion
 from tests.desktop_app.ui.home import Home
 
 
@@ -151,3 +156,55 @@ def test_removing_asks_and_the_bundled_model_cannot_be_removed(
 def test_any_version_can_be_compared_from_the_list(trained: Home) -> None:
     panel_of(trained).cards[0].compare.click()
     assert trained.window.pages.currentWidget() is trained.window.trial
+
+
+def test_using_a_version_in_the_middle_ends_the_comparison(trained: Home) -> None:
+    begin(trained)
+    wait_question(trained)
+    trained.window.panel.learning_page.offer.use.click()
+    assert trained.window.pages.currentIndex() == 0
+    assert trained.learning.trial_length == 0
+
+
+def test_leaving_while_both_answer_stops_them(
+    trained: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr(trained.engine, "stop", lambda asked: stopped.append(asked.request_id))
+    trial = begin(trained)
+    trial.leave.click()
+    assert len(stopped) == 1
+
+
+def test_opening_a_conversation_leaves_the_comparison(trained: Home) -> None:
+    begin(trained)
+    wait_question(trained)
+    others = [c.id for c in trained.chat.conversations()]
+    others.remove(trained.chat.current_conversation)
+    trained.chat.open_conversation(others[0])
+    assert trained.window.pages.currentIndex() == 0
+
+
+def test_what_the_engine_left_out_of_a_prompt_is_not_kept_as_seen(trained: Home) -> None:
+    given: list[TrialQuestion] = []
+    trained.learning.trial_question.connect(given.append)
+    trained.learning.start_trial(trained.learning.versions()[1].version_id)
+    running = trained.learning._trial
+    assert running is not None
+    history = tuple(Message("user", f"Turn {n}") for n in range(3))
+    running.place = ("c", "m", (Message("system", "Be kind."), *history))
+    running.completions = {0: Completion("Yes."), 1: Completion("No.")}
+    trained.learning._on_trial_event(RequestDone(running.request_id, 12, 0, 64, 2))
+    assert [m.content for m in given[-1].prompt] == ["Be kind.", "Turn 2"]
+
+
+def test_versions_of_different_models_are_not_compared(trained: Home) -> None:
+    new = trained.learning.versions()[1].version_id
+    loaded = trained.chat.engine.model
+    assert loaded is not None
+    trained.chat.engine.load(replace(loaded, sha256="cd" * 32))
+    trained.qtbot.waitUntil(lambda: trained.chat.engine.state.status == "ready")
+    trained.window._start_trial(new)
+    notice = trained.window.notices.notice("problem")
+    assert notice is not None
+    assert "different models" in notice.accessibleName()
