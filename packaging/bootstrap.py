@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import system_packages
-from progress import Outcome, SetupError, run_logged, say
+from progress import DISK_FULL, Outcome, SetupError, run_logged, say
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -44,7 +44,7 @@ PREBUILT_SECONDS = 20
 """How long a ready-made llama-cpp-python may take to arrive before it is compiled instead."""
 
 REASONS = [
-    (["no space left on device"], "The disk is full. Make room (about 2 GB)"),
+    (["no space left on device"], DISK_FULL),
     (
         ["do not match the hashes"],
         "A downloaded file is not the one expected: damaged on its way, or changed. Wait a little",
@@ -396,12 +396,13 @@ def build_llama() -> None:
         "installing llama-cpp-python",
         *("install", "--verbose", "--progress-bar=raw", "--require-hashes", "--no-deps"),
         *("--force-reinstall", "-r", str(REQUIREMENTS / "run-llama.txt")),
+        # Not in the environment, where pip takes white space in a path for the end of it.
+        *("--build-constraint", str(REQUIREMENTS / "build.txt")),
         CMAKE_BUILD_PARALLEL_LEVEL=os.environ.get(
             "CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1)
         ),
         # Without the part that reads pictures, which we do not use: a quarter less to compile.
         CMAKE_ARGS=f"-DLLAVA_BUILD=OFF {os.environ.get('CMAKE_ARGS', '')}".strip(),
-        PIP_BUILD_CONSTRAINT=str(REQUIREMENTS / "build.txt"),
     )
     if outcome.code != 0:
         raise SetupError(why_pip_failed("llama-cpp-python", outcome.output))

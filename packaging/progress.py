@@ -5,6 +5,7 @@ On a terminal one line is rewritten; elsewhere (a log of CI) a line is written n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -13,11 +14,17 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 QUIET_SECONDS = 30.0
 """How often a line is written where lines cannot be rewritten."""
+
+CUDA_ROOM = "; 10 GB with the CUDA build of PyTorch" if sys.platform == "linux" else ""
+"""pip prefers that build on Linux: 3 GB to fetch, kept in its cache, and twice as much unpacked."""
+DISK_FULL = f"The disk is full. Make room (about 2 GB{CUDA_ROOM})"
+"""Whoever says it goes on with what to do then."""
 
 _COMPILED = re.compile(r"\s*\[(\d+)/(\d+)\] ")  # ninja
 _DOWNLOADED = re.compile(r"Progress (\d+) of (\d+)")  # pip --progress-bar=raw
@@ -111,13 +118,19 @@ def run_logged(
     assert process.stdout is not None
     lines = process.stdout
 
+    def kept_lines() -> Iterator[str]:
+        for line in lines:
+            if status.read(line):
+                last_lines.append(line)
+                yield line
+
     def read_output() -> None:
-        with log.open("a", encoding="utf-8") as record:
+        kept = kept_lines()
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as record:
             record.write(f"\n$ {' '.join(command)}\n")
-            for line in lines:
-                if status.read(line):
-                    record.write(line)
-                    last_lines.append(line)
+            record.writelines(kept)
+        for _ in kept:  # the disk is full, say: unread, the command would wait for ever
+            pass
 
     reader = threading.Thread(target=read_output, daemon=True)
     reader.start()

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from progress import SetupError, say
+from progress import DISK_FULL, SetupError, say
 
 # What Qt loads even without a screen, and what a compiled llama.cpp loads: file -> Debian package.
 CORE_LIBRARIES = {
@@ -226,7 +226,7 @@ def compiler_command() -> str:
 
 def why_no_venv(output: str) -> str:
     if "No space left" in output:
-        return "The disk is full. Make room (about 2 GB) and run this command again."
+        return f"{DISK_FULL} and run this command again."
     if is_debian() and "ensurepip" in output:
         package = f"python3.{sys.version_info.minor}-venv"
         return f"Install the missing part of Python with\n\n    {apt_command([package])}\n\nfirst."

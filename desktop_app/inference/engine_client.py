@@ -23,6 +23,7 @@ from typing import IO, Final
 from desktop_app.errors import UserError
 from desktop_app.inference.engine import (
     CancelLoad,
+    ContextOverflow,
     EngineDied,
     EngineFailure,
     Event,
@@ -279,7 +280,7 @@ class _Child:
     def _note(self, event: Event) -> None:
         with self._lock:
             self._heard_at = time.monotonic()
-            if isinstance(event, RequestDone | Scored | EngineFailure):
+            if isinstance(event, RequestDone | ContextOverflow | Scored | EngineFailure):
                 if event.request_id in self._open_ids:
                     self._open_ids.remove(event.request_id)
                 elif event.request_id is None:

@@ -17,6 +17,7 @@ from desktop_app.inference.engine import (
     ContextOverflow,
     Event,
     Generate,
+    Part,
     PromptProgress,
     RequestDone,
     StopReason,
@@ -44,6 +45,9 @@ SHORTEST_PIECE: Final = 32
 """Tokens; computing fewer in one call takes about as long."""
 LAST_ROW: Final = -1
 """Of the logits of a batch: those of the prompt's last token."""
+QUIET_SECONDS: Final = 5.0
+"""After as long without an event there is a sign of life: tokens without text can be many, and
+who hears nothing for a minute takes the engine for hung (``engine_client.SILENCE_LIMIT``)."""
 TURN_SECONDS: Final = 0.1
 """How long one adapter's streams write before another's do: llama.cpp prepares its whole graph
 anew when the adapter changes."""
@@ -111,6 +115,7 @@ class Generation:
         self._computed = 0
         self._done = 0
         self._total = 0
+        self._told_at = 0.0
 
     def run(self) -> Iterator[Event]:
         """All events of the request.
@@ -214,7 +219,7 @@ class Generation:
         if self._reused is None:
             self._reused = len(sequence.tokens)
         while len(sequence.tokens) < len(prompt):
-            yield PromptProgress(self._request.request_id, self._done, self._total)
+            yield self._progress()
             position = len(sequence.tokens)
             end, last = next(at for at in (*cuts, len(prompt)) if at > position), len(prompt) - 1
             # Behind what was written, which no other prompt has to the bit, cuts may be passed.
@@ -228,7 +233,7 @@ class Generation:
             self._computed += len(piece)
             if len(sequence.tokens) == len(prompt) - 1:
                 self._cache.mark(sequence)
-        yield PromptProgress(self._request.request_id, self._done, self._total)
+        yield self._progress()
 
     # --- the completions ---------------------------------------------------------------------
 
@@ -323,7 +328,9 @@ class Generation:
             if stream.text.thought:
                 yield self._thought(stream)
             if shown:
-                yield TextDelta(self._request.request_id, stream.index, shown)
+                yield self._delta(stream, shown)
+            if time.monotonic() - self._told_at >= QUIET_SECONDS:
+                yield self._progress()
             if stream.text.is_stopped:
                 yield from self._end(stream, "stop_string")
             elif len(stream.tokens) >= self._request.sampling.max_tokens:
@@ -337,7 +344,7 @@ class Generation:
         if stream.text.thought:
             yield self._thought(stream)
         if rest:
-            yield TextDelta(self._request.request_id, stream.index, rest)
+            yield self._delta(stream, rest)
         sampler = stream.sampler
         drawn = sampler.drawn if isinstance(sampler, RecordingSampler) else []
         self._let_go(stream)
@@ -355,8 +362,15 @@ class Generation:
         )
 
     def _thought(self, stream: _Stream) -> TextDelta:
-        thought = stream.text.take_thought()
-        return TextDelta(self._request.request_id, stream.index, thought, "reasoning")
+        return self._delta(stream, stream.text.take_thought(), "reasoning")
+
+    def _delta(self, stream: _Stream, text: str, part: Part = "answer") -> TextDelta:
+        self._told_at = time.monotonic()
+        return TextDelta(self._request.request_id, stream.index, text, part)
+
+    def _progress(self) -> PromptProgress:
+        self._told_at = time.monotonic()
+        return PromptProgress(self._request.request_id, self._done, self._total)
 
     def _origin(self, stream: _Stream) -> Origin:
         adapter = stream.spec.adapter

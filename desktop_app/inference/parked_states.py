@@ -117,7 +117,9 @@ class ParkedStates:
         return state
 
     def remove(self, parked: Parked) -> None:
-        """Let go of a state, and of its file."""
+        """Let go of a state, and of its file. Does nothing where it is gone already."""
+        if parked not in self._entries:
+            return
         self._entries.remove(parked)
         if parked.path is not None:
             _delete(parked.path)
@@ -125,7 +127,7 @@ class ParkedStates:
     def release(self, parked: Parked) -> None:
         """It is in the cells now: forget the copy in memory. A file stays, for after a crash."""
         parked.state = None
-        if parked.path is None:
+        if parked.path is None and parked in self._entries:
             self._entries.remove(parked)
 
     def forget(self) -> None:
@@ -215,7 +217,8 @@ def _index(folder: Path, identity: str) -> list[Parked]:
 
 
 def _read(entry: Parked, identity: str) -> State | None:
-    assert entry.path is not None
+    if entry.path is None:
+        return None
     try:
         with entry.path.open("rb") as file:
             header = _header(file, entry.path)

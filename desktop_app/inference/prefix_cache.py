@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from desktop_app.inference.llama_api import Context
-from desktop_app.inference.parked_states import AdapterKey, Known, Parked, ParkedStates
+from desktop_app.inference.parked_states import AdapterKey, Known, Parked, ParkedStates, State
 from desktop_app.inference.spelling import respell, shared_length
 
 WORTH_RESTORING: Final = 16
@@ -106,8 +106,10 @@ class PrefixCache:
             sequences = []
             for prompt, cuts, adapter in wanted:
                 parked, length = self._best(self._parked, prompt, cuts, adapter)
-                fetched = None if parked is None else self._fetch(parked, length)
-                sequences.append(self._new(adapter) if fetched is None else fetched)
+                if parked is None or (state := self._parked.read(parked)) is None:
+                    sequences.append(self._new(adapter))
+                else:
+                    sequences.append(self._fetch(parked, state, length))
         for (prompt, _, _), sequence in zip(wanted, sequences, strict=True):
             sequence.prompt_length = len(prompt)
         return sequences
@@ -115,11 +117,15 @@ class PrefixCache:
     def _claim(self, prompt: list[int], cuts: Sequence[int], adapter: AdapterKey) -> CachedSequence:
         live, live_shared = self._best(self._live, prompt, cuts, adapter)
         parked, parked_shared = self._best(self._parked, prompt, cuts, adapter)
-        if parked is not None and parked_shared >= live_shared + WORTH_RESTORING:
+        # Read before the live ones are parked: they may take its place, in memory or on the disk.
+        if (
+            parked is not None
+            and parked_shared >= live_shared + WORTH_RESTORING
+            and (state := self._parked.read(parked)) is not None
+        ):
             self._park_live()
             self.clear()
-            fetched = self._fetch(parked, parked_shared)
-            return self._new(adapter) if fetched is None else fetched
+            return self._fetch(parked, state, parked_shared)
         if live is None:
             self._park_live()
             self.clear()
@@ -213,17 +219,13 @@ class PrefixCache:
             self._live = [sequence]
         return sequence
 
-    def _fetch(self, parked: Parked, length: int) -> CachedSequence | None:
-        """Put a parked sequence's first ``length`` tokens into free cells; None if it fails."""
-        state = self._parked.read(parked)
-        if state is None:
-            return None
+    def _fetch(self, parked: Parked, state: State, length: int) -> CachedSequence:
+        """A sequence with a parked one's first ``length`` tokens; with none if that fails."""
         sequence = self._new(parked.adapter)
         if not self._context.restore(sequence.number, state):
-            self._live.remove(sequence)
             self._context.cut(sequence.number, 0)
             self._parked.remove(parked)
-            return None
+            return sequence
         sequence.tokens = parked.tokens.copy()
         if self._can_forget and length >= len(parked.tokens) / 2:
             self._parked.release(parked)  # else it stays: only its beginning is needed

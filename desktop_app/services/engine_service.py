@@ -220,15 +220,20 @@ class EngineService(QObject):
         assert self._handle is not None
         self._model = model
         self._set_state(EngineState("loading", refused=refused))
-        if not self._handle.is_running:
+        try:
+            if not self._handle.is_running:
+                self._open_loads = 0
+                self._handle.start()
+            self._loads.begin(_key(model))
+            self._open_loads += 1
+            if anyway:
+                self._handle.load(model, anyway=True)
+            else:
+                self._handle.load(model)
+        except UserError as error:  # there is no child: it did not start, or has just died
             self._open_loads = 0
-            self._handle.start()
-        self._loads.begin(_key(model))
-        self._open_loads += 1
-        if anyway:
-            self._handle.load(model, anyway=True)
-        else:
-            self._handle.load(model)
+            self._loads.end()
+            self.fail(error.message, error.hint)
 
     def _refuse(self, refused: Refused) -> None:
         """Go back to the model before, or say that there is none."""

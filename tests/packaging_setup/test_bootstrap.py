@@ -5,7 +5,6 @@ The fake pip "installs" by writing empty modules, and can be told to fail or to 
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import sys
 import time
 import tomllib
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -140,16 +139,6 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path / "the checkout")
 
 
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports a module of packaging/, which is a folder of scripts and not a package."""
-    monkeypatch.syspath_prepend(str(ROOT / "packaging"))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in {"bootstrap", "progress", "system_packages"} - before:
-        sys.modules.pop(name, None)
-
-
 # run, and run again
 
 
@@ -159,7 +148,7 @@ def test_run_sets_up_and_starts_the_app_with_the_arguments_after_two_dashes(
     code, output = checkout.bootstrap("run", "--", "--profile-dir", "a b")
     assert code == 0, output
     assert f"app ['--profile-dir', 'a b'] {checkout.folder.parent}" in output
-    steps = re.findall(r"requirements.([\w-]+)\.txt", "\n".join(checkout.pip_calls()))
+    steps = re.findall(r"-r .*?requirements.([\w-]+)\.txt", "\n".join(checkout.pip_calls()))
     assert steps == ["pip", "run-portable", "run-platform", "run-llama", "run-torch"]
 
 
@@ -310,7 +299,7 @@ def test_a_venv_that_was_copied_with_its_folder_does_not_count(
             "resolution\nERROR: No matching distribution found for torch==2.13.0",
             "There is no connection to the internet, which the set-up needs. Connect",
         ),
-        ("OSError: [Errno 28] No space left on device", "The disk is full."),
+        ("OSError: [Errno 28] No space left on device", "The disk is full. Make room (about 2 GB"),
         ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES", "is not the one expected"),
         ("ERROR: No matching distribution found for x", "It takes Python 3.11 to 3.14"),
         ("something else", "could not be installed. The full record says why"),
@@ -325,6 +314,19 @@ def test_a_failure_of_pip_becomes_one_sentence(
     assert "Traceback" not in output
     assert pip_says in (checkout.folder / ".venv" / "bootstrap.log").read_text()
     assert not checkout.stamp.exists()
+
+
+def test_a_full_disk_asks_for_the_room_that_the_cuda_build_takes(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    full = "[Errno 28] No space left on device"
+    for sentence in (
+        load("bootstrap").why_pip_failed("PyTorch", full),
+        load("system_packages").why_no_venv(full),
+    ):
+        assert "Make room (about 2 GB; 10 GB with the CUDA build of PyTorch)" in sentence
+        assert "run this command again." in sentence
 
 
 def test_missing_libraries_give_the_one_command_that_installs_them(
@@ -369,6 +371,15 @@ def test_no_compiler_gives_one_sentence_with_the_command(
 # llama-cpp-python
 
 
+def test_what_compiles_it_is_pinned_in_a_folder_with_a_space_too(checkout: Checkout) -> None:
+    """pip splits what it reads from the environment at white space."""
+    pins = checkout.folder / "packaging" / "requirements" / "build.txt"
+    assert " " in str(pins)
+    checkout.bootstrap("setup")
+    (call,) = (call for call in checkout.pip_calls() if "run-llama" in call)
+    assert f"--build-constraint {pins}" in call
+
+
 @POSIX_ONLY
 def test_a_prebuilt_that_does_not_arrive_in_time_is_given_up(
     load: Callable[[str], ModuleType], checkout: Checkout, monkeypatch: pytest.MonkeyPatch
@@ -391,19 +402,6 @@ def test_without_a_prebuilt_it_says_that_it_compiles(checkout: Checkout) -> None
         "setup", FAKE_PIP_FAIL="--only-binary=:all: llama", FAKE_PIP_SAYS="none"
     )
     assert "No prebuilt llama-cpp-python for this machine: it is compiled, this once." in output
-
-
-def test_progress_is_read_from_the_lines_of_pip_and_ninja(
-    load: Callable[[str], ModuleType],
-) -> None:
-    status = load("progress").StatusLine("installing")
-    assert status.text() == "  installing, 0:00 so far"
-    status.read("  Downloading torch-2.13.0-cp311-linux_x86_64.whl (191.8 MB)\n")
-    assert status.text() == "  installing: downloading torch (191.8 MB), 0:00 so far"
-    assert not status.read("Progress 500 of 1000\n")
-    assert status.text() == "  installing: downloading torch (191.8 MB), 50 %, 0:00 so far"
-    status.read("  [30/120] Building CXX object ggml.cpp.o\n")
-    assert "compiling llama.cpp, usually 5 to 15 minutes, 25 %, 0:00 so far" in status.text()
 
 
 # What the repository says

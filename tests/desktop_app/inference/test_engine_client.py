@@ -10,12 +10,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from desktop_app.errors import UserError
 from desktop_app.inference.engine import (
+    ContextOverflow,
     EngineDied,
     EngineFailure,
     Event,
@@ -371,6 +373,19 @@ def test_the_real_engine_answers_dies_and_comes_back(
     heard.wait(RequestDone)
     assert Answer(heard.all).text == text
     assert "llama" in (tmp_path / "engine.log").read_text()  # the library's own words
+
+
+def test_a_request_that_ends_with_an_overflow_is_open_no_more(
+    start: Start, model: ModelRef
+) -> None:
+    client, heard = start()
+    client.load(model)
+    long = request("Tell me about the park. " * 60, "Yes.", "And then?")
+    client.generate(replace(long, overflow="summarise"))
+    heard.wait(ContextOverflow)
+    assert client.process_id is not None
+    os.kill(client.process_id, signal.SIGTERM)
+    assert heard.died().request_ids == ()
 
 
 def test_nothing_but_events_is_on_the_childs_stdout(model: ModelRef, repository: Path) -> None:

@@ -237,6 +237,27 @@ def test_one_stream_can_be_stopped_while_the_others_go_on(engine: LlamaEngine) -
     assert begin_alike(answer.texts[2:], [ask(engine, "Hello", seeds=[3]).text])
 
 
+# --- silence ---------------------------------------------------------------------------------
+
+
+def test_a_model_that_writes_nothing_to_show_gives_signs_of_life(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("desktop_app.inference.generation.QUIET_SECONDS", 0.0)
+    events = ask(engine, "Hello", max_tokens=20, grammar="root ::= [ ]{99}").events
+    progress = [event for event in events if isinstance(event, PromptProgress)]
+    last = PromptProgress("r", progress[-1].total, progress[-1].total)
+    assert progress.count(last) == 1 + 20  # once when all is read, then with each token
+    first_text = next(i for i, event in enumerate(events) if isinstance(event, TextDelta))
+    assert first_text > events.index(last) + 20
+
+
+def test_one_that_writes_says_nothing_else(engine: LlamaEngine) -> None:
+    answer = ask(engine, "Hello")
+    progress = [event for event in answer.events if isinstance(event, PromptProgress)]
+    assert [event.done for event in progress].count(answer.done.prompt_tokens) == 1
+
+
 # --- stopping --------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from desktop_app.inference.engine import (
 from desktop_app.inference.engine_client import EngineClient, engine_command
 from desktop_app.inference.llama_engine import LlamaEngine
 from desktop_app.inference.parked_states import Parked, ParkedStates, State
+from desktop_app.inference.prefix_cache import WORTH_RESTORING
 from tests.desktop_app.inference.asking import ask, request
 
 LONG = "Tell me about the park. " * 12
@@ -146,6 +147,16 @@ def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
     assert list(states) == []
 
 
+def test_an_entry_that_is_gone_is_no_failure() -> None:
+    states = ParkedStates("model", None, memory_bytes=0)
+    gone = parked(1)
+    states.add(gone)  # there is room nowhere
+    assert states.read(gone) is None
+    states.release(gone)
+    states.remove(gone)
+    assert list(states) == []
+
+
 # --- with the engine -----------------------------------------------------------------------------
 
 
@@ -175,6 +186,23 @@ def test_a_conversation_goes_on_after_a_restart_as_if_there_had_been_none(
         assert warm.done.computed_tokens == 1
         assert warm.text == ask(uncut, LONG, adapters=[which], max_tokens=60).text
     uncut.close()
+    again.close()
+
+
+def test_a_turn_edited_after_a_restart_goes_on_from_what_was_kept(
+    model: ModelRef, folder: Path
+) -> None:
+    """What is kept of it is the beginning of what is in the cells, and parking these drops it."""
+    engine = engine_with(model, folder)
+    text = ask(engine, "Hi", max_tokens=8, grammar="root ::= [a-z ]+").text
+    engine.close()
+    again = engine_with(model, folder)
+    kept = ask(again, "Hi", text, "And then?").done.reused_tokens
+    (parked_file,) = folder.iterdir()
+    assert kept > WORTH_RESTORING
+    edited = ask(again, "Hi", text, "Why?")
+    assert edited.done.reused_tokens == kept
+    assert not parked_file.exists()
     again.close()
 
 

@@ -150,6 +150,17 @@ def test_parked_conversations_are_bounded_and_the_oldest_goes_first(
     assert ask(engine, f"5: {LONG}").done.reused_tokens > 100
 
 
+def test_two_conversations_change_places_where_there_is_room_for_one(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parked = engine._loaded.cache._parked  # type: ignore[union-attr]
+    for said in ("one", "two"):
+        ask(engine, f"{said}: {LONG}", max_tokens=8)
+    monkeypatch.setattr(parked, "_memory_bytes", parked.bytes_in_memory * 3 // 2)
+    for said in ("one", "two", "one"):
+        assert ask(engine, f"{said}: {LONG}", max_tokens=8).done.computed_tokens == 1
+
+
 def test_base_and_tuned_keep_their_own_cells(engine: LlamaEngine, adapter: AdapterRef) -> None:
     ask(engine, LONG)
     assert ask(engine, LONG, adapters=[adapter]).done.reused_tokens == 0

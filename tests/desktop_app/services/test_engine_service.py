@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -163,6 +165,23 @@ def test_two_crashes_end_it_and_the_model_before_is_used(start: Start) -> None:
     assert state.refused is not None
     assert (state.refused.model, state.refused.reason) == (CRASHING, "crashed")
     assert "ended the engine twice" in state.refused.message
+
+
+def test_an_engine_that_does_not_start_again_is_told_and_can_be_restarted(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = start(GOOD)
+    started.wait("ready")
+    with monkeypatch.context() as gone:
+        gone.setattr(started.client, "_command", ["/nowhere/engine"])
+        assert started.client.process_id is not None
+        os.kill(started.client.process_id, signal.SIGTERM)
+        state = started.wait("failed")
+    assert state.message.startswith("The engine could not be started: ")
+    assert started.problems[-1] == state.message
+    assert not started.service.can_be_asked
+    started.service.restart()
+    started.wait("ready")
 
 
 def test_crashes_are_counted_across_starts(start: Start, tmp_path: Path) -> None:
