@@ -69,7 +69,9 @@ class App(QObject):
         self.database = Database(profile.database)
         chats = ChatStore(self.database)
         feedback_store = FeedbackStore(self.database)
-        self.models = ModelStore(profile.models, options.model or starter_model())
+        self.models = ModelStore(
+            profile.models, options.model or starter_model(), is_chosen=options.model is not None
+        )
         self._is_starter_replaced = options.model is not None and starter_model().is_file()
 
         self.chat = ChatService(chats, self)

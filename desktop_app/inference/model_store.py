@@ -59,10 +59,13 @@ class ModelStore:
     Args:
         root: the profile's folder for models; made if missing.
         bundled: the model file that comes with the application.
+        is_chosen: the person asked for ``bundled`` (``--model``): a version that was made on
+            another file is not active until it is activated.
     """
 
-    def __init__(self, root: Path, bundled: Path) -> None:
+    def __init__(self, root: Path, bundled: Path, *, is_chosen: bool = False) -> None:
         self._bundled = bundled
+        self._is_chosen = is_chosen
         self._versions = root / "versions"
         self._pointer = root / "current.json"
         self._hashes = root / "hashes.json"
@@ -131,7 +134,9 @@ class ModelStore:
         pointer, _ = self._read_pointer()
         if pointer is not None:
             try:
-                return self.ref(pointer.version_id)
+                base = self._manifest(pointer.version_id).base_sha256
+                if not self._is_chosen or base == self._bundled_version().base_sha256:
+                    return self.ref(pointer.version_id)
             except InputError as error:
                 log.warning("The active version cannot be used: %s", error)
         return self.ref(self._bundled_version().version_id)
@@ -241,6 +246,7 @@ class ModelStore:
             manifests.verify_files(self._versions / version_id, manifest)
         pointer, _ = self._read_pointer()
         active = self.active().version_id
+        self._is_chosen = False
         previous = active if active != version_id else (pointer.previous if pointer else None)
         self._write(self._pointer, {"version_id": version_id, "previous": previous})
 

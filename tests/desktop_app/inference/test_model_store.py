@@ -204,6 +204,19 @@ def test_after_an_update_of_the_bundled_model_the_merged_file_is_used(
     assert updated.base_of_active() == "v1"
 
 
+def test_a_model_that_was_asked_for_comes_before_versions_of_another(
+    store: ModelStore, tmp_path: Path, model_file: Path
+) -> None:
+    store.install(export(tmp_path, model_file, "v1"))
+    store.activate("v1")
+    root, other = tmp_path / "models", write_model(tmp_path / "other.gguf", seed=9)
+    assert ModelStore(root, model_file, is_chosen=True).active().version_id == "v1"
+    chosen = ModelStore(root, other, is_chosen=True)
+    assert chosen.active().path == str(other)
+    chosen.activate("v1")  # the person's wish of now
+    assert chosen.active().version_id == "v1"
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 
