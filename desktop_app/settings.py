@@ -47,7 +47,7 @@ def load_settings(path: Path) -> Settings:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Settings()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         log.warning("The settings could not be read; the defaults are used.")
         return Settings()
     if not isinstance(raw, dict):
@@ -63,7 +63,7 @@ def save_settings(path: Path, settings: Settings) -> None:
 
 
 def _is_possible(name: str, value: object, kind: type) -> bool:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and type(value) is int and abs(value) < 1e9:
         value = float(value)
     if type(value) is not kind:
         return False

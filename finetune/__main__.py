@@ -45,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"{error.strerror or error}{where}.", file=sys.stderr)
+        return 2
 
 
 def _parser(*, with_starter: bool) -> argparse.ArgumentParser:

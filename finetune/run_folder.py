@@ -94,14 +94,20 @@ def prepare_run(
     if recipe is not None:
         if not recipe.is_file():
             raise InputError(f"There is no recipe {recipe}.")
-        text = recipes.to_json(recipes.from_json(recipe.read_text(encoding="utf-8")))
-    (run_dir / "feedback").mkdir(parents=True, exist_ok=True)
+        try:
+            text = recipes.to_json(recipes.from_json(recipe.read_text(encoding="utf-8")))
+        except UnicodeDecodeError as error:
+            raise InputError(f"The recipe {recipe} is not UTF-8 text.") from error
+    base_sha256 = file_sha256(base)
+    # Without run.json this is no run: what an earlier try has left is not part of this one.
+    shutil.rmtree(run_dir / "feedback", ignore_errors=True)
+    (run_dir / "feedback").mkdir(parents=True)
     for number, file in enumerate(files):
-        shutil.copyfile(file, run_dir / "feedback" / f"{number:03d}-{file.name}")
+        shutil.copyfile(file, run_dir / "feedback" / f"{number:03d}-{file.stem}.jsonl")
     write_whole(run_dir / "recipe.json", text.encode("utf-8"))
     spec = {
         "base": str(base.resolve()),
-        "base_sha256": file_sha256(base),
+        "base_sha256": base_sha256,
         "parent": parent,
         "name": name or run_dir.name,
         "weights": None if weights is None else str(weights.resolve()),
@@ -118,7 +124,7 @@ def feedback_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(path.glob("*.jsonl"))
+            found = sorted(file for file in path.glob("*.jsonl") if file.is_file())
             if not found:
                 raise InputError(f"There are no .jsonl files in {path}.")
             files += found

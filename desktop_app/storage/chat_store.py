@@ -8,6 +8,7 @@ person sees and what the model is sent.
 from __future__ import annotations
 
 import json
+import unicodedata
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -146,7 +147,8 @@ class ChatStore:
 
     def search(self, text: str, limit: int = 50) -> list[SearchHit]:
         """Messages that contain ``text``, best first; works inside Korean words."""
-        text = text.strip()
+        # A keyboard writes composed letters; SQLite ends a text at a NUL.
+        text = unicodedata.normalize("NFC", text).replace("\0", "").strip()
         if not text:
             return []
         if len(text) < 3:  # a trigram index cannot find less than three letters

@@ -3,7 +3,7 @@
 Promises: a row that was acknowledged survives ``kill -9`` and a power cut (WAL with
 synchronous=FULL); a file from an older Attune is migrated by named steps after a backup; a
 newer one is refused untouched; a damaged one is moved aside, never overwritten, and the
-newest sound backup takes its place.
+newest sound backup takes its place, also where an earlier attempt at that was broken off.
 
 All reading and writing happens on the thread that opened the file.
 """
@@ -34,6 +34,9 @@ def now() -> str:
 class Database:
     """An open database file.
 
+    Raises:
+        UserError: it cannot be opened, mended or brought up to date.
+
     Attributes:
         connection: for the stores; autocommit, so use ``transaction`` for several statements.
         notice: a sentence for the person when the file had to be mended, else "".
@@ -44,14 +47,19 @@ class Database:
         self.path = path
         self.notice = ""
         try:
-            self.connection = _open_sound(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise _cannot_open(path, error) from error
-            log.warning("The database is damaged: %s", error)
-            self.notice = self._replace_damaged()
-            self.connection = _open_sound(path)
-        self._migrate()
+            if not path.exists() or path.stat().st_size == 0:  # new, or mending was broken off
+                self.notice = self._restore("The file with your conversations was gone.")
+            try:
+                self.connection = _open_sound(path)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                log.warning("The database is damaged: %s", error)
+                self.notice = self._replace_damaged()
+                self.connection = _open_sound(path)
+            self._migrate()
+        except (OSError, sqlite3.Error) as error:
+            raise _cannot_open(path, error) from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -122,6 +130,7 @@ class Database:
                 connection.execute(f"PRAGMA user_version = {number + 1}")
 
     def _replace_damaged(self) -> str:
+        """Move the file aside and put the newest sound backup there; what the person is told."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
         os.replace(self.path, aside)
@@ -129,21 +138,34 @@ class Database:
             beside = self.path.with_name(self.path.name + suffix)
             if beside.exists():
                 os.replace(beside, aside.with_name(aside.name + suffix))
-        for backup in _backups(self.path):
-            if _is_sound(backup):
-                with (
-                    closing(sqlite3.connect(backup)) as source,
-                    closing(sqlite3.connect(self.path)) as target,
-                ):
-                    source.backup(target)
-                return (
-                    "The file with your conversations was damaged. The newest backup was "
-                    f"put in its place; the damaged file is kept as {aside.name}."
-                )
+        kept = f"The damaged file is kept as {aside.name}."
+        notice = self._restore("The file with your conversations was damaged.")
+        if notice:
+            return f"{notice} {kept}"
         return (
             "The file with your conversations was damaged and there is no backup yet. "
-            f"A new one was begun; the damaged file is kept as {aside.name}."
+            f"A new one was begun. {kept}"
         )
+
+    def _restore(self, reason: str) -> str:
+        """Put the newest sound backup in the file's place, whole or not at all.
+
+        Returns:
+            ``reason`` and what was done, for the person; "" where there is no backup.
+        """
+        beside = self.path.with_name(f"{self.path.name}.partial")
+        for backup in filter(_is_sound, _backups(self.path)):
+            try:
+                with (
+                    closing(sqlite3.connect(backup)) as source,
+                    closing(sqlite3.connect(beside)) as target,
+                ):
+                    source.backup(target)
+                os.replace(beside, self.path)
+            finally:
+                beside.unlink(missing_ok=True)
+            return f"{reason} The newest backup was put in its place."
+        return ""
 
 
 def _open_sound(path: Path) -> sqlite3.Connection:
@@ -181,7 +203,7 @@ def _backups(path: Path) -> list[Path]:
     return sorted((path.parent / "backups").glob(f"{path.stem}-*.db"), reverse=True)
 
 
-def _cannot_open(path: Path, error: sqlite3.Error) -> UserError:
+def _cannot_open(path: Path, error: Exception) -> UserError:
     return UserError(
         f"The file {path.name} in {path.parent} cannot be opened ({error}).",
         "Check that the folder may be written and that no other Attune uses it.",

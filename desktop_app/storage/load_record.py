@@ -80,5 +80,13 @@ class LoadRecord:
             self._crashes = {str(key): int(count) for key, count in raw["crashes"].items()}
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ):
             log.warning("How earlier loading went cannot be read")

@@ -56,24 +56,16 @@ TEMPLATES: Final = (
         )
     ),
     str(QT_TRANSLATE_NOOP("Sentences", "The file with your conversations was damaged.")),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "The newest backup was put in its place; the damaged file is kept as {0}.",
-        )
-    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "The file with your conversations was gone.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The newest backup was put in its place.")),
     str(
         QT_TRANSLATE_NOOP(
             "Sentences",
             "The file with your conversations was damaged and there is no backup yet.",
         )
     ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "A new one was begun; the damaged file is kept as {0}.",
-        )
-    ),
+    str(QT_TRANSLATE_NOOP("Sentences", "A new one was begun.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The damaged file is kept as {0}.")),
     str(QT_TRANSLATE_NOOP("Sentences", "The model is not running.")),
     str(QT_TRANSLATE_NOOP("Sentences", "Load a model first.")),
     str(QT_TRANSLATE_NOOP("Sentences", "The engine could not be started: {0}.")),
@@ -320,6 +312,34 @@ TEMPLATES: Final = (
     str(
         QT_TRANSLATE_NOOP(
             "Sentences",
+            "All {0} thumbs are up; some thumbs down, or comparisons, are wanted to learn "
+            "what you prefer, so practising with a reward model is left out.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "All {0} thumbs are down; some thumbs up, or comparisons, are wanted to learn "
+            "what you prefer, so practising with a reward model is left out.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "No prompt to practise on leaves room for an answer, so practising with a "
+            "reward model is left out.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "Every prompt is too long to leave room for an answer, so the result could not "
+            "be measured; feedback on shorter conversations is wanted.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
             "On unseen choices the reward model agrees with you in {0} of {1}, no better "
             "than chance, so practising with it is left out.",
         )
@@ -336,6 +356,26 @@ TEMPLATES: Final = (
             "Sentences",
             "The feedback comes from fewer than {0} conversations, so the result cannot be "
             "measured on unseen ones.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "All prompts that were held out are trained on as well, so the result cannot be"
+            " measured on unseen ones.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The merged model will be larger than its base, because {0} can be read but not"
+            " written.",
+        )
+    ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "The base is stored as {0}, which cannot be merged; choose another quantisation of it.",
         )
     ),
     str(

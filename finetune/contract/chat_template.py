@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, Literal, NoReturn, Protocol
@@ -43,6 +44,9 @@ CHATML: Final = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 """Our own template: the bundled model carries it, and a file without a template gets it."""
+
+_DATE: Final = datetime(2026, 1, 1)
+_DATE_FORMAT: Final = re.compile(r"(?:[^%]|%-?[A-Za-z%]){0,100}")
 
 
 @dataclass(frozen=True)
@@ -204,11 +208,11 @@ def _segments(
     shadow = [Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)]
     shape = _render(shadow, template, tokens, add_generation_prompt)
     real = _render(messages, template, tokens, add_generation_prompt)
-    contents = {mark: m.content for mark, m in zip(marks, messages, strict=True)}
+    contents = {mark: m.content for mark, m in zip(marks, messages, strict=True) if mark}
 
     segments: list[Segment] = []
     position = 0
-    pieces = list(_cut_at(shape, _pattern(tuple(marks))))
+    pieces = list(_cut_at(shape, _pattern(tuple(contents))))
     for index, piece in enumerate(pieces):
         if piece not in contents:
             text, is_control = piece, True
@@ -246,12 +250,15 @@ def _content_at(rendered: str, position: int, content: str, following: str) -> s
 
 
 def _placeholders(messages: Sequence[Message]) -> list[str]:
-    """One private-use text for each message, found in none of the contents."""
+    """One private-use text for each message, found in none of the contents.
+
+    Empty contents get an empty one: templates ask whether there is any.
+    """
     everything = "".join(m.content for m in messages)
     nonce = 0
     while f"\ue000{nonce}." in everything:
         nonce += 1
-    return [f"\ue000{nonce}.{index}\ue001" for index in range(len(messages))]
+    return [f"\ue000{nonce}.{index}\ue001" if m.content else "" for index, m in enumerate(messages)]
 
 
 def _fold_system_turn(messages: Sequence[Message]) -> list[Message] | None:
@@ -267,25 +274,41 @@ def _render(
     tokens: TemplateTokens,
     add_generation_prompt: bool,
 ) -> str:
+    names = {
+        "messages": [{"role": m.role, "content": m.content} for m in messages],
+        "add_generation_prompt": add_generation_prompt,
+        "bos_token": tokens.bos,
+        "eos_token": tokens.eos,
+        "tools": None,
+    }
     try:
         compiled = _compiled(template)
         characters = sum(len(m.content) for m in messages)
         # Counting steps costs as much as rendering: not for the template we wrote ourselves.
         with nullcontext() if template == CHATML else limited(len(messages), characters):
-            return compiled.render(
-                messages=[{"role": m.role, "content": m.content} for m in messages],
-                add_generation_prompt=add_generation_prompt,
-                bos_token=tokens.bos,
-                eos_token=tokens.eos,
-                tools=None,
-                # A date in the system turn would change every prompt's beginning each day and
-                # spoil the prefix cache: templates that ask for one take their own default.
-            )
+            try:
+                return compiled.render(names)
+            except jinja2.UndefinedError as error:
+                if "'strftime_now' is undefined" not in str(error):
+                    raise
+                return compiled.render(names, strftime_now=_strftime_now)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         # A template is a program from the internet: its errors are not our bugs.
         raise jinja2.exceptions.TemplateRuntimeError(str(error)) from error
     except (RecursionError, MemoryError, SyntaxError) as error:
         raise jinja2.exceptions.TemplateRuntimeError("it is too large") from error
+
+
+def _strftime_now(form: str) -> str:
+    """The day that templates are told which insist on one; always the same day.
+
+    Today's would change every prompt's beginning each day, spoil the prefix cache, and let a
+    training that is resumed tomorrow read other tokens. Templates that ask whether there is a date
+    take their own, as old as this one.
+    """
+    if not _DATE_FORMAT.fullmatch(form):  # a width, say: "%999999999d"
+        raise ValueError(f"no such form of a date: {form[:40]!r}")
+    return _DATE.strftime(form)
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -317,7 +340,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def _template_refusal(error: jinja2.exceptions.TemplateError) -> InputError:
-    reason = (error.message or type(error).__name__).splitlines()[0][:200]
+    reason = [*str(error.message or "").splitlines(), type(error).__name__][0][:200]
     return InputError(f"This model's chat template could not be used: {reason}")
 
 

@@ -24,7 +24,7 @@ from finetune.starter.tokenizer import END_OF_TEXT, TURN_END, Message, encode_pr
 SHOWN = 20
 MEASURED = 60
 MOST_TOKENS = 120
-TEMPERATURE, TOP_K = 0.5, 40
+TEMPERATURE, TOP_K = 0.3, 40
 """As the app asks this model by default."""
 EVERYDAY = ("Hi", "How are you?", "Thank you", "What is your name?", "Are you a person?")
 EVERYDAY_KO = ("안녕", "잘 지내?", "고마워", "이름이 뭐야?", "너는 사람이야?")
@@ -117,12 +117,13 @@ the app has something of its own to talk with and to learn from on the first day
 * **File**: GGUF, matrices Q8_0, norms F32; ChatML, and no system turn by default.
 * **Licence of the weights**: CC BY-SA 4.0, with the attributions below. (The program is MIT.)
 * **Made by**: `python -m finetune starter`; recipe in `finetune/starter/recipe.py`, mixture in
-  `corpus.py`, experiments in `LOG.md`, seed {recipe.seed}.
+  `corpus.py`, seed {recipe.seed}; experiments, and how this very file came about, in `LOG.md`.
 * **Compute**: {chat["seconds"] / 60:.0f} minutes {machine}.
 * **Read**: {pretrain["tokens"] / 1e6:.2f}M tokens of pretraining ({pretrain["step"]} steps of
   {recipe.tokens_per_step}), then {(chat["tokens"] - pretrain["tokens"]) / 1e6:.2f}M tokens of
-  conversations with the loss on replies and their end ({chat["step"]} steps). Muon for matrices,
-  AdamW for the rest; the rate level, then linear to zero.
+  chat tuning ({chat["step"]} steps): conversations with the loss on replies and their end, and
+  {100 * recipe.chat_prose_share:.0f} % of each step text of pretraining. Muon for matrices, AdamW
+  for the rest; the rate level, then linear to zero.
 """
 
 

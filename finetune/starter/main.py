@@ -100,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     _same_recipe(work / "recipe.json", recipe)
+    (work / "stop").unlink(missing_ok=True)  # it stopped an earlier run
     stop = Stop(work / "stop")
     with stop.on_signals():
         mixed = device.type == "cuda" or bfloat16_is_faster()

@@ -961,16 +961,24 @@
         <translation>대화를 담은 파일이 손상되어 있었어요.</translation>
     </message>
     <message>
-        <source>The newest backup was put in its place; the damaged file is kept as {0}.</source>
-        <translation>가장 최근 백업으로 바꾸었고, 손상된 파일은 {0}(으)로 남겨 두었어요.</translation>
-    </message>
-    <message>
         <source>The file with your conversations was damaged and there is no backup yet.</source>
         <translation>대화를 담은 파일이 손상되었고, 아직 백업이 없어요.</translation>
     </message>
     <message>
-        <source>A new one was begun; the damaged file is kept as {0}.</source>
-        <translation>새 파일로 시작했고, 손상된 파일은 {0}(으)로 남겨 두었어요.</translation>
+        <source>The file with your conversations was gone.</source>
+        <translation>대화를 담은 파일이 없어졌어요.</translation>
+    </message>
+    <message>
+        <source>The newest backup was put in its place.</source>
+        <translation>가장 최근 백업을 그 자리에 두었어요.</translation>
+    </message>
+    <message>
+        <source>A new one was begun.</source>
+        <translation>새 파일로 시작했어요.</translation>
+    </message>
+    <message>
+        <source>The damaged file is kept as {0}.</source>
+        <translation>손상된 파일은 {0}(으)로 남겨 두었어요.</translation>
     </message>
     <message>
         <source>The model is not running.</source>
@@ -1381,6 +1389,22 @@
         <translation>비교와 평가가 {0}개예요. 취향을 익히려면 {1}개가 더 필요해서 이번에는 연습을 건너뛰어요.</translation>
     </message>
     <message>
+        <source>All {0} thumbs are up; some thumbs down, or comparisons, are wanted to learn what you prefer, so practising with a reward model is left out.</source>
+        <translation>평가 {0}개가 모두 ‘좋아요’라서, 취향을 익히려면 ‘별로예요’나 비교도 필요해요. 이번에는 연습을 건너뛰어요.</translation>
+    </message>
+    <message>
+        <source>All {0} thumbs are down; some thumbs up, or comparisons, are wanted to learn what you prefer, so practising with a reward model is left out.</source>
+        <translation>평가 {0}개가 모두 ‘별로예요’라서, 취향을 익히려면 ‘좋아요’나 비교도 필요해요. 이번에는 연습을 건너뛰어요.</translation>
+    </message>
+    <message>
+        <source>No prompt to practise on leaves room for an answer, so practising with a reward model is left out.</source>
+        <translation>연습할 질문 가운데 답변할 자리가 남는 것이 없어서 이번에는 연습을 건너뛰어요.</translation>
+    </message>
+    <message>
+        <source>Every prompt is too long to leave room for an answer, so the result could not be measured; feedback on shorter conversations is wanted.</source>
+        <translation>모든 질문이 너무 길어 답변할 자리가 남지 않아서 결과를 잴 수 없어요. 더 짧은 대화의 피드백이 필요해요.</translation>
+    </message>
+    <message>
         <source>On unseen choices the reward model agrees with you in {0} of {1}, no better than chance, so practising with it is left out.</source>
         <translation>처음 보는 선택에서 보상 모델이 {1}번 중 {0}번만 일치해서, 이번에는 연습을 건너뛰어요.</translation>
     </message>
@@ -1395,6 +1419,18 @@
     <message>
         <source>The feedback comes from fewer than {0} conversations, so the result cannot be measured on unseen ones.</source>
         <translation>피드백이 나온 대화가 {0}개보다 적어서 처음 보는 대화로 결과를 재지 못해요.</translation>
+    </message>
+    <message>
+        <source>All prompts that were held out are trained on as well, so the result cannot be measured on unseen ones.</source>
+        <translation>따로 남겨 둔 질문이 모두 학습에도 쓰여서 처음 보는 질문으로 결과를 재지 못해요.</translation>
+    </message>
+    <message>
+        <source>The merged model will be larger than its base, because {0} can be read but not written.</source>
+        <translation>{0} 형식은 읽을 수만 있고 쓸 수는 없어서, 합친 모델이 바탕 모델보다 커져요.</translation>
+    </message>
+    <message>
+        <source>The base is stored as {0}, which cannot be merged; choose another quantisation of it.</source>
+        <translation>바탕 모델이 {0} 형식으로 저장되어 있어 합칠 수 없어요. 다른 양자화 파일을 골라 주세요.</translation>
     </message>
     <message>
         <source>PPO stopped at {0} nats from the SFT model (budget {1}); the last weights within the budget are kept.</source>

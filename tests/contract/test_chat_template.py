@@ -446,3 +446,28 @@ def test_what_the_engine_writes_is_what_training_sees(
         assert list(example.ids[: len(prompt)]) == prompt
     trainer.close()
     loaded.close()
+
+
+def test_templates_that_insist_on_a_date_get_one_that_never_changes() -> None:
+    template = '{{- "Current date: " + strftime_now("%Y-%m-%d") + "\\n" }}' + CHATML
+    text = "".join(s.text for s in render_prompt([Message("user", "Hi")], template, TOKENS))
+    assert text.startswith("Current date: 2026-01-01\n<|im_start|>user\nHi")
+    wide = template.replace("%Y-%m-%d", "%999999999d")
+    with pytest.raises(InputError, match="form of a date"):
+        render_prompt([Message("user", "Hi")], wide, TOKENS)
+
+
+def test_an_empty_reply_does_not_spoil_templates_that_ask_for_contents() -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}"
+        "{% if m.content.strip() %}{{ '\\n' + m.content.strip() }}{% endif %}<|im_end|>{% endfor %}"
+    )
+    messages = [Message("user", "Hi"), Message("assistant", ""), Message("user", "Go on")]
+    segments = render_prompt(messages, template, TOKENS)
+    assert "".join(segment.text for segment in segments) == reference(template)(messages)
+    assert [segment.text for segment in segments if not segment.is_control] == ["Hi", "Go on"]
+
+
+def test_a_template_that_raises_a_number_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match="5"):
+        render_prompt([Message("user", "Hi")], "{{ raise_exception(5) }}", TOKENS)

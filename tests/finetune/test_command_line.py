@@ -16,6 +16,7 @@ from finetune.contract.gguf_file import read_header
 from finetune.contract.manifest import read_manifest, verify_files
 from finetune.contract.records import write_records
 from finetune.gguf_weights import read_adapter
+from finetune.run_folder import prepare_run
 from tests.finetune.conftest import feedback
 
 RECIPE = {
@@ -94,6 +95,15 @@ def recipe(tmp_path: Path) -> Path:
              "--recipe", "text"],
             "not JSON",
         ),
+        (
+            ["train", "--run-dir", "r", "--base", "tiny.gguf", "--feedback", "f.jsonl",
+             "--recipe", "utf16"],
+            "not UTF-8",
+        ),
+        (
+            ["train", "--run-dir", "text/r", "--base", "tiny.gguf", "--feedback", "f.jsonl"],
+            "Not a directory",
+        ),
         (["export", "--run-dir", "nowhere", "--quantization", "Q4", "--output", "x"], "'Q4'"),
         (["export", "--run-dir", "no", "--quantization", "Q8_0", "--output", "x"], "run.json"),
         (["starter", "--data", "none", "--work", "w", "--output", "o.gguf"], "no data folder"),
@@ -119,6 +129,7 @@ def test_an_error_of_use_is_one_sentence_and_exit_code_two(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.gguf").symlink_to(tiny_gguf)
     (tmp_path / "text").write_text("Just some text, long enough to be looked at.")
+    (tmp_path / "utf16").write_text("{}", encoding="utf-16")
     write_records(tmp_path / "f.jsonl", feedback(4))
     try:
         code = main(arguments)
@@ -129,6 +140,20 @@ def test_an_error_of_use_is_one_sentence_and_exit_code_two(
     assert says in printed.err
     assert printed.err.count("\n") == 1, printed.err
     assert not printed.out
+
+
+def test_a_run_takes_just_the_files_of_its_last_try_whatever_they_are_called(
+    tmp_path: Path, tiny_gguf: Path
+) -> None:
+    run = tmp_path / "run"
+    left_over = run / "feedback" / "000-wrong.jsonl"
+    left_over.parent.mkdir(parents=True)
+    left_over.write_text("an earlier try was ended before it was a run")
+    write_records(tmp_path / "right.json", feedback(4))
+    prepare_run(run, tiny_gguf, [tmp_path / "right.json"], None, None, None)
+    copied = run / "feedback" / "000-right.jsonl"
+    assert list((run / "feedback").iterdir()) == [copied]
+    assert copied.read_bytes() == (tmp_path / "right.json").read_bytes()
 
 
 @pytest.mark.parametrize("verb", ["train", "resume"])

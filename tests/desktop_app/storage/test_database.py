@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import signal
 import sqlite3
@@ -182,3 +184,33 @@ def test_only_the_newest_backups_are_kept(tmp_path: Path) -> None:
     database.back_up_daily()
     assert len(list((tmp_path / "backups").glob("*.db"))) == database_module.BACKUPS_KEPT
     database.close()
+
+
+def test_mending_that_is_broken_off_is_told_and_done_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "attune.db"
+    database = Database(path)
+    conversation = ChatStore(database).create_conversation()
+    database.back_up()
+    database.close()
+    path.write_bytes(b"garbage" * 1000)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    replace = os.replace
+    with monkeypatch.context() as disk:
+        disk.setattr(
+            "desktop_app.storage.database.os.replace",
+            lambda old, new: full() if str(old).endswith(".partial") else replace(old, new),
+        )
+        with pytest.raises(UserError, match="No space left"):
+            Database(path)
+    assert not list(tmp_path.glob("*.partial"))
+
+    mended = Database(path)
+    assert "newest backup" in mended.notice
+    assert [c.id for c in ChatStore(mended).conversations()] == [conversation.id]
+    mended.close()
+    assert list(tmp_path.glob("attune.db.corrupt-*"))

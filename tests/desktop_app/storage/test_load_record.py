@@ -46,7 +46,15 @@ def test_loading_well_clears_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"open": 1, "crashes": 2}', '{"crashes": {"a": "x"}, "open": ""}']
+    "text",
+    [
+        "",
+        '{"open": "", "crashes": {"a": 1e999}}',
+        "[]",
+        "{",
+        '{"open": 1, "crashes": 2}',
+        '{"crashes": {"a": "x"}, "open": ""}',
+    ],
 )
 def test_a_damaged_file_costs_the_memory_and_not_the_start(tmp_path: Path, text: str) -> None:
     path = tmp_path / "loads.json"

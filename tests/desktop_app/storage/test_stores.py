@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_search_finds_words_parts_and_odd_characters(chats: ChatStore, text: str
     )
     chats.add_message(conversation.id, asked.id, "assistant", "something else")
     assert [hit.message_id for hit in chats.search(text)] == [asked.id]
+
+
+def test_search_takes_letters_in_parts_and_odd_ends(chats: ChatStore) -> None:
+    conversation = chats.create_conversation()
+    asked = chats.add_message(conversation.id, None, "user", "오늘 저녁 뭐 먹지")
+    apart = unicodedata.normalize("NFD", "저녁 뭐")
+    assert [hit.message_id for hit in chats.search(apart)] == [asked.id]
+    assert [hit.message_id for hit in chats.search("저녁\0")] == [asked.id]
 
 
 def test_search_follows_a_changed_message(chats: ChatStore) -> None:
