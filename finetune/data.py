@@ -1,8 +1,9 @@
 """Records -> what the stages learn from: demonstrations, ranked prompts, prompts to practise on.
 
 Every example is the prompt as it was sent, by the contract's one function. Conversations are
-split into training and held out by a stable hash of their id, so that a conversation held out
-once is held out in every later run, and no turn of one is seen in training.
+split into training and held out by a stable hash of their id: no turn of one that is held out is
+seen in training, and from run to run most of them stay on their side. Not all do: a share that the
+hash leaves too small is filled up, and with more feedback another conversation may fill it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from finetune.contract.chat_template import (
@@ -76,6 +77,19 @@ class Part:
         """Signals a reward model can learn from."""
         return self.pair_count + self.thumb_count
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether anything is said about a completion here."""
+        return bool(self.demonstrations or self.preferences)
+
+    def without(self, seen: Collection[tuple[int, ...]]) -> Part:
+        """The same, but for all that these prompts ask."""
+        return Part(
+            tuple(e for e in self.demonstrations if prompt_of(e) not in seen),
+            tuple(g for g in self.preferences if prompt_of(g.completions[0]) not in seen),
+            tuple(p for p in self.prompts if p.ids not in seen),
+        )
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -84,14 +98,11 @@ class Dataset:
     train: Part
     held_out: Part
     notes: tuple[str, ...]
-
-    @property
-    def demonstration_count(self) -> int:
-        return len(self.train.demonstrations) + len(self.held_out.demonstrations)
-
-    @property
-    def preference_count(self) -> int:
-        return self.train.preference_count + self.held_out.preference_count
+    demonstration_count: int
+    preference_count: int
+    """Of both parts, with what is held out but cannot be measured on."""
+    thumbs: Mapping[bool, int]
+    """How many completions are liked, and how many are not."""
 
 
 class Encoder:
@@ -184,8 +195,16 @@ def build_dataset(
     for record in records:
         (held_out if record.conversation_id in held else train).add(record)
 
-    balance = _class_balance([*train.groups.values(), *held_out.groups.values()])
-    practised = set(train.prompts)
+    thumbs = Counter(
+        liked
+        for part in (train, held_out)
+        for group in part.groups.values()
+        for liked in group.thumbs.values()
+    )
+    balance = _class_balance(thumbs)
+    learned = train.part(rating_weight, balance)
+    whole = held_out.part(rating_weight, balance)
+    unseen = whole.without(train.all_prompts())
     notes: list[str] = []
     too_long = train.too_long + held_out.too_long
     if too_long:
@@ -199,19 +218,26 @@ def build_dataset(
             f"{FEWEST_CONVERSATIONS} conversations, so the result cannot be measured on unseen "
             "ones."
         )
+    elif whole.is_judged and not unseen.is_judged:
+        notes.append(
+            "All prompts that were held out are trained on as well, so the result cannot be "
+            "measured on unseen ones."
+        )
     return Dataset(
-        train.part(rating_weight, balance),
-        held_out.part(rating_weight, balance, without=practised),
+        learned,
+        unseen,
         tuple(notes),
+        len(learned.demonstrations) + len(whole.demonstrations),
+        learned.preference_count + whole.preference_count,
+        thumbs,
     )
 
 
-def _class_balance(groups: Sequence[_Group]) -> dict[bool, float]:
+def _class_balance(thumbs: Counter[bool]) -> dict[bool, float]:
     """Factors that make likes and dislikes weigh the same in sum; empty where one is missing."""
-    counts = Counter(liked for group in groups for liked in group.thumbs.values())
-    if len(counts) < 2:
+    if len(thumbs) < 2:
         return {}
-    return {liked: counts.total() / (2 * count) for liked, count in counts.items()}
+    return {liked: thumbs.total() / (2 * count) for liked, count in thumbs.items()}
 
 
 @dataclass
@@ -255,12 +281,12 @@ class _Collector:
             case Demonstration():
                 self._demonstrate(record)
 
-    def part(
-        self,
-        rating_weight: float,
-        balance: dict[bool, float],
-        without: Iterable[tuple[int, ...]] = (),
-    ) -> Part:
+    def all_prompts(self) -> frozenset[tuple[int, ...]]:
+        """Every prompt that is practised on, or whose completions are learned or judged."""
+        learned = {prompt_of(example) for example in self._demonstrations}
+        return frozenset({*self.prompts, *self.groups, *learned})
+
+    def part(self, rating_weight: float, balance: dict[bool, float]) -> Part:
         groups: list[RankedPrompt] = []
         for group in self.groups.values():
             group.add_pairs_across_thumbs()
@@ -277,9 +303,7 @@ class _Collector:
                         tuple(group.completions), pairs, thumbs, margins if any(margins) else ()
                     )
                 )
-        seen = set(without)
-        prompts = tuple(p for ids, p in self.prompts.items() if ids not in seen)
-        return Part(tuple(self._demonstrations), tuple(groups), prompts)
+        return Part(tuple(self._demonstrations), tuple(groups), tuple(self.prompts.values()))
 
     def _practise(self, messages: Sequence[Message]) -> None:
         """Every user turn of the conversation so far is a prompt to practise on."""

@@ -26,7 +26,7 @@ from finetune.devices import Device, parameter_count, product_type
 from finetune.evaluate import COMPLETIONS
 from finetune.generate import sample
 from finetune.gguf_weights import load_trunk
-from finetune.memory_plan import MemoryPlan
+from finetune.memory_plan import ROWS_AT_ONCE, MemoryPlan
 from finetune.packing import pack
 from finetune.policy import Policy
 from finetune.stage import generator_for
@@ -114,7 +114,7 @@ class Pace:
     row: float
     """More for each row."""
 
-    def sampling(self, rows: int, most: int, written: float, at_once: int = 64) -> float:
+    def sampling(self, rows: int, most: int, written: float, at_once: int = ROWS_AT_ONCE) -> float:
         """Seconds to sample ``rows`` completions of ``written`` tokens on average.
 
         Lengths are taken for exponential: the longest of n is longer than their mean by the

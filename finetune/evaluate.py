@@ -22,6 +22,7 @@ from finetune.contract.events import Sample
 from finetune.contract.recipe import EvaluationRecipe
 from finetune.data import Prompt
 from finetune.generate import Completed, sample
+from finetune.memory_plan import ROWS_AT_ONCE
 from finetune.policy import Policy
 from finetune.reward_model import RewardModel
 from finetune.rollouts import completion_mask, completion_scores, score_tokens
@@ -78,6 +79,7 @@ def write_for(
     end_ids: Collection[int],
     seed: int,
     *roles: str,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> Outputs:
     """Completions of the model with these adapters; the luck depends on ``seed`` alone."""
     with policy.merged(*roles):
@@ -89,6 +91,7 @@ def write_for(
                 max_new_tokens=recipe.max_new_tokens,
                 end_ids=end_ids,
                 generator=generator_for(seed, "evaluation"),
+                rows_at_once=rows_at_once,
             )
         )
 
@@ -105,6 +108,7 @@ def evaluate(
     vocabulary: GgufVocabulary,
     seed: int,
     tokens_at_once: int,
+    rows_at_once: int = ROWS_AT_ONCE,
     missing_end_score: float = -2.0,
 ) -> Report:
     """Measure the model with the adapters ``roles``.
@@ -114,7 +118,9 @@ def evaluate(
         before: what the base wrote for ``prompts``.
         demonstrations: held-out liked and corrected completions.
     """
-    after = write_for(policy, prompts, recipe, vocabulary.end_ids, seed, *roles)
+    after = write_for(
+        policy, prompts, recipe, vocabulary.end_ids, seed, *roles, rows_at_once=rows_at_once
+    )
     replay = [c.example for c in before.completed]
     losses: dict[str, float] = {}
     for name, adapters in (("base", ()), ("result", tuple(roles))):

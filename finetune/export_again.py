@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from finetune.contract.errors import InputError
+from finetune.contract.manifest import file_sha256, read_manifest, sync_file, sync_folder
 from finetune.merge import write_merged
 from finetune.quantization import require_quantization
 from finetune.run_folder import read_spec
@@ -15,7 +16,8 @@ def export_again(run_dir: Path, quantization: str, output: Path) -> int:
     """Write the merged model of a finished run at another quantisation.
 
     Raises:
-        InputError: there is no result yet, or no place or a wrong name for the new file.
+        InputError: there is no result yet, no place or a wrong name for the new file, or
+            another model or none where the run's base was.
     """
     wanted = require_quantization(quantization)
     spec = read_spec(run_dir)
@@ -26,7 +28,15 @@ def export_again(run_dir: Path, quantization: str, output: Path) -> int:
         raise InputError(f"{output} exists already; choose another name.")
     if not output.parent.is_dir():
         raise InputError(f"There is no folder {output.parent}.")
+    trained_on = read_manifest(adapter.parent).base_sha256
+    if not spec.base.is_file() or file_sha256(spec.base) != trained_on:
+        raise InputError(
+            f"The model that this run was trained on is not at {spec.base} any more; put it back "
+            "there."
+        )
     write_merged(output, spec.base, adapter, wanted, {"run_id": run_dir.name}, _threads())
+    sync_file(output)
+    sync_folder(output.parent)
     print(output)
     return 0
 

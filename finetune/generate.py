@@ -20,6 +20,7 @@ from torch import Tensor
 from finetune import distributed
 from finetune.contract.chat_template import TrainingExample
 from finetune.decode import Sampling, Written, decode
+from finetune.memory_plan import ROWS_AT_ONCE
 from finetune.policy import Policy
 
 
@@ -61,7 +62,7 @@ def sample(
     end_ids: Collection[int],
     generator: torch.Generator,
     temperature: float = 1.0,
-    rows_at_once: int = 64,
+    rows_at_once: int = ROWS_AT_ONCE,
     keep_states: bool = False,
 ) -> list[Completed]:
     """Sample ``copies`` completions of each prompt, in the order p0 p0 p1 p1...

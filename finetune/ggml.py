@@ -28,7 +28,7 @@ _SHAPE: Final = {name: (block, size) for name, block, size in TENSOR_TYPES.value
 _ROWS: Final = {"F16": "ggml_fp16_to_fp32_row", "BF16": "ggml_bf16_to_fp32_row"}
 WRITABLE: Final = (
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
-    "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+    "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
 )  # fmt: skip
 """Types that need nothing but the numbers; the others want statistics of a text as well."""
 
@@ -42,6 +42,14 @@ def row_bytes(kind: str, columns: int) -> int:
     """Bytes of a row of ``columns`` numbers."""
     block, size = _SHAPE[kind]
     return columns // block * size
+
+
+def is_readable(kind: str) -> bool:
+    """Whether ggml has a way back from this type to numbers."""
+    try:
+        return kind == "F32" or bool(_reader(kind))
+    except NotImplementedError:
+        return False
 
 
 def to_floats(rows: Blocks, kind: str, columns: int, out: Floats | None = None) -> Floats:
@@ -75,7 +83,7 @@ def to_blocks(values: Floats, kind: str) -> Blocks:
 
 @cache
 def _reader(kind: str) -> Callable[[int, int, int], None]:
-    name = _ROWS.get(kind) or f"dequantize_row_{kind[0].lower()}{kind[1:]}"
+    name = _ROWS.get(kind) or f"dequantize_row_{kind.lower().replace('_k', '_K')}"
     try:
         function: Any = getattr(_library(), name)
     except AttributeError:

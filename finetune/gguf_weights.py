@@ -33,7 +33,7 @@ Held = Literal["dense", "blocks"]
 
 ROPE_TABLES: Final = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 """Divisors of the rotary frequencies. Of phi3's two the short one counts up to the context of its
-first training, and rows of a training are shorter."""
+first training: rows of a training are shorter, and the app opens no more cells than that."""
 
 # --- names and layouts -----------------------------------------------------------------------
 

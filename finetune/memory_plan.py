@@ -31,8 +31,10 @@ COPIES: Final = 2
 """Wide copies of the blocks' matrices: the reference folded in, and the policy merged to write."""
 ADAM: Final = 16
 """A trained number, its gradient and Adam's two moments, in float32; without training 4."""
+ROWS_AT_ONCE, FEWEST_ROWS = 64, 32
+"""Completions that are sampled at once: the first, or the second where memory is short."""
 PROMPT_TOKENS: Final = 256
-"""A prompt's length that rollouts are planned for."""
+"""A prompt's length that sampling is planned for."""
 RUNTIME: Final = 600 << 20
 """What CUDA and its libraries take for themselves; on a processor little."""
 CPU_LOGITS, CPU_LOGITS_IN_BLOCKS, GPU_LOGITS = 16 << 20, 64 << 20, 256 << 20
@@ -55,11 +57,13 @@ class MemoryPlan:
     adapters: int
     """All roles' adapters, and one in training with gradients and Adam's moments."""
     activations: int
-    """Of ``tokens``, or the keys and values of a rollout where those are more."""
+    """Of ``tokens``, or the keys and values of what is sampled at once where those are more."""
     working: int
     """Matrices dequantised for the moment, and the runtime's own."""
     tokens: int
     """Padded tokens that go through the network at once."""
+    rows: int
+    """Completions that are sampled at once."""
     available: int
     """0 where the system does not say."""
 
@@ -140,20 +144,23 @@ def _plan(
         largest = max(prod(info.shape) for info in matrices)
         # One piece wide; and in float32, with its integers, the part that is being made.
         working += min(PIECE, largest) * dtype.itemsize + 16 * min(LARGE_CHUNK, largest)
-    rows = recipe.ppo.prompts_per_step * recipe.ppo.completions_per_prompt
-    cached = rows * (PROMPT_TOKENS + recipe.ppo.max_new_tokens) * _cache_bytes(header, dtype)
+    longest = PROMPT_TOKENS + max(recipe.ppo.max_new_tokens, recipe.evaluation.max_new_tokens)
+    each_row = longest * _cache_bytes(header, dtype)
     if kind == "cpu":
         working += 4 * (CPU_LOGITS_IN_BLOCKS if in_blocks else CPU_LOGITS)
     else:
         working += 4 * GPU_LOGITS
     per_token = _activation_bytes(header, dtype, forgets)
-    spare = max(0, available - weights - adapters - working)
+    fixed = weights + adapters + working
+    spare = max(0, available - fixed)
+    roomy = not available or fixed + ROWS_AT_ONCE * each_row <= COMFORTABLE * available
+    rows = ROWS_AT_ONCE if roomy else FEWEST_ROWS
     most = MAX_TOKENS.get(kind, MAX_TOKENS_ELSEWHERE)
     tokens = max(MIN_TOKENS, min(most, spare // 4 // per_token))
+    activations = max(tokens * per_token, rows * each_row)
     return MemoryPlan(
-        held, copies, forgets, weights, adapters, max(tokens * per_token, cached), working,
-        tokens, available,
-    )  # fmt: skip
+        held, copies, forgets, weights, adapters, activations, working, tokens, rows, available
+    )
 
 
 def _matrices(header: GgufHeader) -> list[TensorInfo]:

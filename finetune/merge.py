@@ -60,7 +60,7 @@ def write_merged(
     """
     base = read_header(base_path)
     updates = {} if adapter_path is None else _read_updates(adapter_path, base)
-    types = tensor_types(base, quantization)
+    types = tensor_types(base, quantization, updates)
     entries: dict[str, Any] = {f"attune.{name}": value for name, value in metadata.items()}
     if quantization != "BASE":
         entries["general.quantization_version"] = QUANTIZATION_VERSION
@@ -154,13 +154,7 @@ def _converted(
 ) -> ggml.Blocks:
     """Rows of the base as rows of the merged file."""
     shape = len(rows), info.shape[0]
-    try:
-        values = ggml.to_floats(rows, info.type_name, shape[1], scratch.floats("values", *shape))
-    except NotImplementedError:
-        raise InputError(
-            f"The base is stored as {info.type_name}, which cannot be merged; choose another "
-            "quantisation of it."
-        ) from None
+    values = ggml.to_floats(rows, info.type_name, shape[1], scratch.floats("values", *shape))
     if update is not None:
         a, b = update
         values += np.matmul(b, a, out=scratch.floats("update", *shape))

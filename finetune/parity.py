@@ -1,18 +1,21 @@
 """llama.cpp's own view of an exported file: token ids and logits, from a fresh child process.
 
-The child exists because a bad file crashes llama.cpp instead of raising; here that is an exit
-code. No torch in this file, so that the child starts fast.
+The child exists because a bad file, or a machine that has no memory left, crashes llama.cpp instead
+of raising; here that is an exit code. No torch in this file, so that the child starts fast.
 """
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import llama_cpp
 import numpy as np
@@ -23,10 +26,17 @@ from finetune.vocabulary import GgufVocabulary, quiet_llama_cpp
 Logits = npt.NDArray[np.float32]
 F32 = 0
 """ggml's number for the type of the KV cache: half precision would blur the comparison."""
+PLACES: Final = 64
+"""At most so many of a sequence's last places are compared: with a vocabulary of 150,000 the logits
+of as many take 38 MB."""
 
 
 class LlamaCppFailed(Exception):
     """llama.cpp could not load or run a file; the text says which and how it ended."""
+
+
+class LlamaCppInterrupted(Exception):
+    """llama.cpp was ended before it could say anything of the files, by a signal or by time."""
 
 
 @dataclass(frozen=True)
@@ -43,40 +53,50 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """Token ids of each text; logits (T, V) and the greedy tokens of each sequence."""
+    """Token ids of each text; logits (at most PLACES, V) and the greedy tokens of each sequence."""
 
     token_ids: tuple[tuple[int, ...], ...]
     logits: tuple[Logits, ...]
     greedy: tuple[tuple[int, ...], ...] = ()
 
 
-def ask_in_child(
-    questions: Sequence[Question], folder: Path, seconds: float = 900.0
-) -> list[Answer]:
-    """Let a new process load the files, one after the other, and answer.
+def ask_in_child(question: Question, folder: Path, seconds: float = 900.0) -> Answer:
+    """Let a new process load the files and answer.
 
     Args:
         folder: for what it answers. Logits tell what was said: they stay where the run is, and go
             with it if this process is killed.
 
     Raises:
-        LlamaCppFailed: it crashed, refused the file, or took longer than ``seconds``.
+        LlamaCppFailed: it refused a file.
+        LlamaCppInterrupted: it was killed, or took longer than ``seconds``.
+        MemoryError, OSError: there was not enough memory or disk.
     """
-    with TemporaryDirectory(prefix=".parity-", dir=folder) as place:
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    with TemporaryDirectory(prefix=".parity-", dir=folder) as place, receiver:
         result = Path(place) / "answer.npz"
-        child = multiprocessing.get_context("spawn").Process(
-            target=_answer_to_file, args=(questions, result), daemon=True
-        )
+        work = question, result, sender
+        child = spawn.Process(target=_answer_to_file, args=work, daemon=True)
         child.start()
+        sender.close()
         child.join(seconds)
         if child.is_alive():
             child.kill()
             child.join()
-            raise LlamaCppFailed("llama.cpp did not finish in time")
-        if child.exitcode != 0 or not result.exists():
-            raise LlamaCppFailed(f"llama.cpp ended with code {child.exitcode}")
+            raise LlamaCppInterrupted("llama.cpp did not finish in time")
+        with suppress(EOFError):
+            lack: OSError | MemoryError = receiver.recv()
+            raise lack
+        code = child.exitcode or 0
+        if code and code == -getattr(signal, "SIGKILL", 0):  # how a system makes room
+            raise MemoryError("llama.cpp was killed")
+        if code < 0:
+            raise LlamaCppInterrupted(f"llama.cpp was ended by signal {-code}")
+        if code or not result.exists():
+            raise LlamaCppFailed(f"llama.cpp ended with code {code}")
         with np.load(result) as arrays:
-            return [_unpacked(arrays, number, one) for number, one in enumerate(questions)]
+            return _unpacked(arrays, question)
 
 
 def answer(question: Question, threads: int = 1) -> Answer:
@@ -88,22 +108,26 @@ def answer(question: Question, threads: int = 1) -> Answer:
     return Answer(ids, logits, greedy)
 
 
-def _answer_to_file(questions: Sequence[Question], result: Path) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for number, question in enumerate(questions):
+def _answer_to_file(question: Question, result: Path, sender: Connection) -> None:
+    """Write the answer; a lack of memory or disk goes back as the exception that it is."""
+    try:
         found = answer(question)
+        arrays: dict[str, npt.NDArray[Any]] = {}
         for place, ids in enumerate(found.token_ids):
-            arrays[f"{number}.ids.{place}"] = np.array(ids, dtype=np.int64)
+            arrays[f"ids.{place}"] = np.array(ids, dtype=np.int64)
         for place, values in enumerate(found.logits):
-            arrays[f"{number}.logits.{place}"] = values
-            arrays[f"{number}.greedy.{place}"] = np.array(found.greedy[place], dtype=np.int64)
-    np.savez(result, **arrays)  # type: ignore[arg-type]
+            arrays[f"logits.{place}"] = values
+            arrays[f"greedy.{place}"] = np.array(found.greedy[place], dtype=np.int64)
+        np.savez(result, **arrays)  # type: ignore[arg-type]
+    except (OSError, MemoryError) as error:
+        sender.send(error)
+        raise
 
 
-def _unpacked(arrays: Any, number: int, question: Question) -> Answer:
-    ids = [arrays[f"{number}.ids.{place}"] for place in range(len(question.texts))]
-    logits = [arrays[f"{number}.logits.{place}"] for place in range(len(question.sequences))]
-    greedy = [arrays[f"{number}.greedy.{place}"] for place in range(len(question.sequences))]
+def _unpacked(arrays: Any, question: Question) -> Answer:
+    ids = [arrays[f"ids.{place}"] for place in range(len(question.texts))]
+    logits = [arrays[f"logits.{place}"] for place in range(len(question.sequences))]
+    greedy = [arrays[f"greedy.{place}"] for place in range(len(question.sequences))]
     return Answer(_whole(ids), tuple(logits), _whole(greedy))
 
 
@@ -131,7 +155,7 @@ def _scored(
     params.offload_kqv = False
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
-        raise LlamaCppFailed(f"llama.cpp has no memory for {question.model.name}")
+        raise MemoryError(f"llama.cpp has no memory for {question.model.name}")
     if question.adapter is not None:
         adapter = llama_cpp.llama_adapter_lora_init(model, str(question.adapter).encode())
         if not adapter:
@@ -152,7 +176,7 @@ def _scored(
 def _logits_and_greedy(
     context: Any, ids: Sequence[int], count: int, size: int
 ) -> tuple[Logits, tuple[int, ...]]:
-    """Logits (T, V) of one sequence from an empty cache, and ``count`` tokens after it."""
+    """Logits of one sequence's last places from an empty cache, and ``count`` tokens after it."""
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
     logits = _decoded(context, ids, 0, size)
     written: list[int] = []
@@ -165,7 +189,9 @@ def _logits_and_greedy(
 
 
 def _decoded(context: Any, ids: Sequence[int], start: int, size: int) -> Logits:
-    """Logits (T, V) of tokens that go to the cache's places from ``start`` on."""
+    """Logits (at most PLACES, V) of the last of these tokens, which go to the cache's places from
+    ``start`` on."""
+    wanted = min(len(ids), PLACES)
     batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
     batch.n_tokens = len(ids)
     for place, token in enumerate(ids):
@@ -173,10 +199,10 @@ def _decoded(context: Any, ids: Sequence[int], start: int, size: int) -> Logits:
         batch.pos[place] = start + place
         batch.n_seq_id[place] = 1
         batch.seq_id[place][0] = 0
-        batch.logits[place] = 1
+        batch.logits[place] = place >= len(ids) - wanted
     code = llama_cpp.llama_decode(context, batch)
     llama_cpp.llama_batch_free(batch)
     if code != 0:
         raise LlamaCppFailed(f"llama_decode ended with {code}")
     flat = llama_cpp.llama_get_logits(context)
-    return np.ctypeslib.as_array(flat, (len(ids), size)).astype(np.float32)
+    return np.ctypeslib.as_array(flat, (wanted, size)).astype(np.float32)

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -50,12 +50,15 @@ from finetune.contract.gguf_file import read_header
 from finetune.contract.manifest import file_sha256
 from finetune.contract.recipe import Recipe
 from finetune.contract.records import read_records
-from finetune.data import Dataset, Encoder, Prompt, build_dataset, still_wanted
+from finetune.data import Dataset, Encoder, Prompt, build_dataset
+from finetune.enough import left_out, require_something
 from finetune.evaluate import Report, evaluate, write_for
 from finetune.generate import Completed, sample
-from finetune.gguf_weights import load_trunk
+from finetune.gguf_weights import linear_stems, load_trunk
 from finetune.machine import same_machine
+from finetune.out_of_memory import smaller_if_needed
 from finetune.policy import Policy
+from finetune.quantization import note_on
 from finetune.reward import RewardHeads
 from finetune.reward_model import RewardModel
 from finetune.run_folder import RunSpec, read_recipe, read_spec
@@ -69,9 +72,7 @@ REFERENCE_SAMPLES = 64
 """Completions of the reference on which scores are standardised."""
 PARITY_SEQUENCES = 4
 
-
-class NotEnoughFeedback(Exception):
-    """No stage can learn from so little; the text says how much more is wanted."""
+Result = TypeVar("Result")
 
 
 class GateFailed(Exception):
@@ -133,7 +134,7 @@ class _Run:
             self.device, self.products = same_machine(run_dir, device, parameters)
         torch.set_num_threads(self.device.threads)
         self.plan = devices.memory_plan(self.device, self.base, self.recipe, self.spec.weights)
-        self.tokens = self.plan.tokens
+        self.tokens, self.rows = self.plan.tokens, self.plan.rows
         self.stages: list[Stage] = []
         self.metrics: dict[str, float] = {}
         self._skipped: set[str] = set()
@@ -157,9 +158,16 @@ class _Run:
             "held_out_preferences": float(self.data.held_out.preference_count),
             "prompts": float(len(self.data.train.prompts)),
         }
-        for note in self.data.notes:
+        changed = [f"{stem}.weight" for stem in linear_stems(self.base).values()]
+        on_merging = note_on(self.base, self.recipe.quantization, changed)
+        for note in (*self.data.notes, *filter(None, [on_merging])):
             self.emit(Note(note))
-        self._require_enough()
+        lacks = left_out(self.data, self.recipe)
+        for stage, lack in lacks.items():
+            self._skip(stage, lack.why)
+        require_something(self.data, self.recipe, lacks)
+        if not self.learns("reward"):
+            self._skipped.add("ppo")
         self._done("prepare", counts)
 
     @cached_property
@@ -202,36 +210,6 @@ class _Run:
         """Whether the recipe wants this stage and there is enough to learn from."""
         return stage in self.recipe.stages and stage not in self._skipped
 
-    def _require_enough(self) -> None:
-        recipe, train = self.recipe, self.data.train
-        demonstrations, preferences = self.data.demonstration_count, self.data.preference_count
-        more = still_wanted(demonstrations, recipe.min_demonstrations)
-        more_preferences = still_wanted(preferences, recipe.min_preferences)
-        wanted: list[str] = []
-        if "sft" in recipe.stages and (more or not train.demonstrations):
-            wanted.append(f"{max(1, more)} more liked or corrected answers")
-            self._skip(
-                "sft",
-                f"There are {demonstrations} liked or corrected answers; {max(1, more)} more "
-                "are wanted to learn from them directly.",
-            )
-        if "reward" in recipe.stages and (more_preferences or not train.preferences):
-            wanted.append(f"{max(1, more_preferences)} more comparisons or thumbs")
-            self._skip(
-                "reward",
-                f"There are {preferences} comparisons and thumbs; {max(1, more_preferences)} "
-                "more are wanted to learn what you prefer, so practising with a reward model is "
-                "left out.",
-            )
-        if "reward" in self._skipped or "reward" not in recipe.stages:
-            self._skipped.add("ppo")
-        if not self.learns("sft") and not self.learns("ppo"):
-            raise NotEnoughFeedback(
-                "There is too little feedback to learn from: "
-                f"{' and '.join(wanted) or 'more stages in the recipe'} "
-                "are wanted."
-            )
-
     def _skip(self, stage: str, why: str) -> None:
         self._skipped.add(stage)
         self.emit(Note(why))
@@ -244,7 +222,7 @@ class _Run:
         if finished is None:
             examples = [*self.data.train.demonstrations]
             count = round(self.recipe.sft.replay_fraction * len(examples))
-            examples += [c.example for c in self._own_completions("replay", count)]
+            examples += [c.example for c in self._own_completions("sft", "replay", count)]
             with self.policy.narrowed(self.products), self._stage_run("sft") as stage_run:
                 result = sft.train_sft(
                     self.policy,
@@ -275,7 +253,9 @@ class _Run:
                     self.policy, groups, held_out, self.recipe.reward, self.recipe.seed, stage_run
                 )
             self.scores = self._reward_model(heads)
-            samples = self._own_completions("reference samples", REFERENCE_SAMPLES, *ppo.REFERENCE)
+            samples = self._own_completions(
+                "reward", "reference samples", REFERENCE_SAMPLES, *ppo.REFERENCE
+            )
             usable = [c for c in samples if c.ended and not c.is_empty]
             chosen = usable if len(usable) >= 8 else samples
             metrics = self.scores.settle(chosen, groups, held_out, self.recipe.reward)
@@ -336,7 +316,12 @@ class _Run:
         self._started("evaluate")
         prompts = self._evaluation_prompts()
         recipe, seed = self.recipe.evaluation, self.recipe.seed
-        before = write_for(self.policy, prompts, recipe, self.vocabulary.end_ids, seed)
+        before = self._in_memory(
+            "evaluate",
+            lambda _, rows: write_for(
+                self.policy, prompts, recipe, self.vocabulary.end_ids, seed, rows_at_once=rows
+            ),
+        )
         candidates: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
         if self.learns("ppo"):
             candidates.append(("PPO", ppo.POLICY, ppo.REFERENCE))
@@ -344,7 +329,8 @@ class _Run:
             candidates.append(("SFT", (sft.ADAPTER,), ()))
         refused: list[str] = []
         for name, roles, reference in candidates:
-            report = evaluate(
+            measured = partial(
+                evaluate,
                 self.policy,
                 roles,
                 reference,
@@ -356,9 +342,9 @@ class _Run:
                 recipe,
                 self.vocabulary,
                 seed,
-                self.tokens,
-                self.recipe.ppo.missing_end_score,
+                missing_end_score=self.recipe.ppo.missing_end_score,
             )
+            report = self._in_memory("evaluate", measured)
             failures = list(report.failures)
             if name == "PPO" and report.metrics["win_rate"] < 0.5:
                 failures.append("it does not please the reward model more than the base does")
@@ -419,39 +405,54 @@ class _Run:
         )
         return [prompts[i] for i in order[: self.recipe.evaluation.prompts].tolist()]
 
-    def _own_completions(self, purpose: str, count: int, *roles: str) -> list[Completed]:
+    def _own_completions(
+        self, stage: Stage, purpose: str, count: int, *roles: str
+    ) -> list[Completed]:
         """``count`` completions of training prompts by the model with these adapters."""
         prompts = self.data.train.prompts
         if not count or not prompts:
             return []
-        generator = generator_for(self.recipe.seed, purpose)
-        order = torch.randperm(len(prompts), generator=generator).tolist()
-        chosen = [prompts[order[i % len(prompts)]].ids for i in range(count)]
-        with self.policy.merged(*roles):
-            return sample(
-                self.policy,
-                chosen,
-                max_new_tokens=self.recipe.ppo.max_new_tokens,
-                end_ids=self.vocabulary.end_ids,
-                generator=generator,
-            )
+
+        def sampled(_: int, rows: int) -> list[Completed]:
+            generator = generator_for(self.recipe.seed, purpose)
+            order = torch.randperm(len(prompts), generator=generator).tolist()
+            with self.policy.merged(*roles):
+                return sample(
+                    self.policy,
+                    [prompts[order[i % len(prompts)]].ids for i in range(count)],
+                    max_new_tokens=self.recipe.ppo.max_new_tokens,
+                    end_ids=self.vocabulary.end_ids,
+                    generator=generator,
+                    rows_at_once=rows,
+                )
+
+        return self._in_memory(stage, sampled)
 
     def _greedy(self, prompts: Sequence[Prompt], roles: Sequence[str]) -> list[tuple[int, ...]]:
         """Prompts with the 64 likeliest tokens behind them."""
-        with self.policy.merged(*roles):
-            completed = sample(
-                self.policy,
-                [prompt.ids for prompt in prompts],
-                max_new_tokens=64,
-                end_ids=self.vocabulary.end_ids,
-                generator=generator_for(self.recipe.seed, "parity"),
-                temperature=0.0,
-            )
-        return [(*c.prompt, *c.ids) for c in completed]
+
+        def sampled(_: int, rows: int) -> list[Completed]:
+            with self.policy.merged(*roles):
+                return sample(
+                    self.policy,
+                    [prompt.ids for prompt in prompts],
+                    max_new_tokens=64,
+                    end_ids=self.vocabulary.end_ids,
+                    generator=generator_for(self.recipe.seed, "parity"),
+                    temperature=0.0,
+                    rows_at_once=rows,
+                )
+
+        return [(*c.prompt, *c.ids) for c in self._in_memory("export", sampled)]
+
+    def _in_memory(self, stage: Stage, work: Callable[[int, int], Result]) -> Result:
+        """``work(tokens, rows at once)``, again with less of both where memory runs out."""
+        with self._stage_run(stage) as stage_run:
+            return smaller_if_needed(stage_run, lambda tokens: work(tokens, stage_run.rows_at_once))
 
     @contextmanager
     def _stage_run(self, stage: Stage) -> Iterator[StageRun]:
-        """A stage's line to the outside; later stages begin with micro-batches that fitted."""
+        """A stage's line to the outside; later work begins with batches that fitted."""
         stage_run = StageRun(
             stage,
             self.folder / stage,
@@ -459,9 +460,10 @@ class _Run:
             self.should_stop,
             self.recipe.checkpoint_every,
             self.tokens,
+            self.rows,
         )
         yield stage_run
-        self.tokens = stage_run.micro_batch_tokens
+        self.tokens, self.rows = stage_run.micro_batch_tokens, stage_run.rows_at_once
 
     def _reward_model(self, heads: RewardHeads) -> RewardModel:
         return RewardModel(self.policy, heads, self.recipe.ppo.score_uncertainty, self.tokens)

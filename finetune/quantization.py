@@ -3,12 +3,12 @@
 "Q4_K_M" is no type of a tensor but a mixture: tensors that suffer more from rounding get more
 bits. Written after llama.cpp's src/llama-quant.cpp (``llama_tensor_get_type``) and compared in
 the tests with what ``llama_model_quantize`` of the installed llama.cpp chooses. "BASE" keeps each
-tensor as the base has it.
+tensor as the base has it, but for those that change and whose type can only be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import llama_cpp
@@ -48,10 +48,50 @@ def require_quantization(name: str) -> Quantization:
     raise InputError(f"{name!r} is no quantisation; choose one of BASE, {', '.join(FTYPES)}.")
 
 
-def tensor_types(base: GgufHeader, wanted: Quantization) -> dict[str, str]:
-    """Tensor name -> type name in the merged file, for every tensor of ``base``."""
+def tensor_types(
+    base: GgufHeader, wanted: Quantization, changed: Collection[str] = ()
+) -> dict[str, str]:
+    """Tensor name -> type name in the merged file, for every tensor of ``base``.
+
+    ``changed``: the tensors that get an update, and so are written anew even in their own type.
+
+    Raises:
+        InputError: one that is written anew cannot be read.
+    """
     if wanted == "BASE":
-        return {name: info.type_name for name, info in base.tensors.items()}
+        chosen = {name: info.type_name for name, info in base.tensors.items()}
+    else:
+        chosen = _mixture(base, wanted)
+    for name, info in base.tensors.items():
+        if name not in changed and chosen[name] == info.type_name:
+            continue
+        if not ggml.is_readable(info.type_name):
+            raise InputError(
+                f"The base is stored as {info.type_name}, which cannot be merged; choose another "
+                "quantisation of it."
+            )
+        if chosen[name] not in ggml.WRITABLE:
+            chosen[name] = _fitting("Q4_K", info.shape[0])
+    return chosen
+
+
+def note_on(base: GgufHeader, wanted: Quantization, changed: Collection[str]) -> str | None:
+    """What a person should know of the merged file before it is made.
+
+    Raises:
+        InputError: it cannot be made at all.
+    """
+    tensor_types(base, wanted, changed)
+    only_read = {base.tensors[name].type_name for name in changed} - {*ggml.WRITABLE}
+    if wanted != "BASE" or not only_read:
+        return None
+    return (
+        f"The merged model will be larger than its base, because {' and '.join(sorted(only_read))} "
+        "can be read but not written."
+    )
+
+
+def _mixture(base: GgufHeader, wanted: Quantization) -> dict[str, str]:
     layers = int(base.hyperparameter("block_count", 0))
     tied = "output.weight" not in base.tensors
     values = sum(name.endswith(f"{v}.weight") for name in base.tensors for v in _ATTENTION_VALUES)

@@ -49,18 +49,27 @@ def evaluate_adapter(
     prompts = (data.held_out.prompts or data.train.prompts)[: settings.evaluation.prompts]
     if not prompts:
         raise InputError("There is no usable prompt in this feedback.")
+    before = write_for(
+        policy,
+        prompts,
+        settings.evaluation,
+        vocabulary.end_ids,
+        settings.seed,
+        rows_at_once=plan.rows,
+    )
     report = evaluate(
         policy,
         (ADAPTER,),
         (),
         prompts,
-        write_for(policy, prompts, settings.evaluation, vocabulary.end_ids, settings.seed),
+        before,
         data.held_out.demonstrations,
         None,
         settings.evaluation,
         vocabulary,
         settings.seed,
         plan.tokens,
+        plan.rows,
     )
     if as_json:
         shown = {"metrics": report.metrics, "failures": report.failures}

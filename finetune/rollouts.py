@@ -15,6 +15,7 @@ from torch import Tensor
 from finetune import distributed, rl_math
 from finetune.contract.recipe import PpoRecipe
 from finetune.generate import Completed, sample
+from finetune.memory_plan import ROWS_AT_ONCE
 from finetune.packing import packs
 from finetune.policy import Policy
 from finetune.stage import Diverged, generator_for
@@ -111,7 +112,7 @@ def roll_out(
     *,
     score_again: bool,
     judge: Score | None = None,
-    rows_at_once: int = 64,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> Rollouts:
     """Sample, then score every token and every completion.
 

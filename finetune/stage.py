@@ -17,6 +17,7 @@ import torch
 
 from finetune.checkpoint import Checkpoint, newest_step, save_step
 from finetune.contract.events import Event, Note, Stage, StageStarted, StepDone
+from finetune.memory_plan import ROWS_AT_ONCE
 
 Emit = Callable[[Event], None]
 
@@ -46,7 +47,7 @@ class StageRun:
     checkpoint_every: int
     micro_batch_tokens: int = 4096
     """Tokens that go through the network at once."""
-    rows_at_once: int = 64
+    rows_at_once: int = ROWS_AT_ONCE
     """Completions that are sampled at once."""
     _times: list[float] = field(default_factory=list)
 

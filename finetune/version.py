@@ -15,7 +15,13 @@ import torch
 from finetune import reward
 from finetune.contract.chat_template import template_id
 from finetune.contract.gguf_file import read_header
-from finetune.contract.manifest import Manifest, entry_of, sync_folder, write_manifest
+from finetune.contract.manifest import (
+    Manifest,
+    entry_of,
+    sync_file,
+    sync_folder,
+    write_manifest,
+)
 from finetune.contract.recipe import Recipe
 from finetune.export import check_parity, reward_metadata, write_adapter
 from finetune.merge import write_merged
@@ -109,14 +115,9 @@ def write_version(
     )
     write_manifest(beside, manifest)
     for name in files.values():
-        _sync_file(beside / name)
+        sync_file(beside / name)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(beside, folder)
     sync_folder(folder.parent)
     return manifest
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

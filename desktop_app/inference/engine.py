@@ -227,7 +227,11 @@ class ModelReady:
 
 @dataclass(frozen=True)
 class PromptProgress:
-    """How much of the prompt has been read. Comes at least once, with the whole count."""
+    """How much of the prompt has been read. Comes at least once, with the whole count.
+
+    The last one is repeated now and then, as a sign of life, while a completion is written of
+    which nothing can be shown yet.
+    """
 
     kind: ClassVar[str] = "prompt_progress"
     request_id: str

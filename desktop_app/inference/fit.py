@@ -49,6 +49,10 @@ SHORTEST: Final = 2048
 UNKNOWN_TRAINING: Final = 4096
 """For files that do not say how far their model was trained to look back."""
 
+LONG_TABLE: Final = "rope_factors_long.weight"
+"""A table of rotary frequencies that llama.cpp takes as soon as there are more cells than the
+model's original context; the trainer, and a context up to that, go by the short one."""
+
 MIB: Final = 1 << 20
 _BLOCK: Final = 32
 _CELL_STEP: Final = 256
@@ -85,6 +89,8 @@ class Measures:
     """The vocabulary's tokens and merges in memory."""
     trained: int
     """Tokens the model was trained to look back on."""
+    most_cells: int = 1 << 31
+    """More of them, and llama.cpp would turn positions by another table than was trained with."""
     has_blocks: bool = True
     """Whether each head's keys and values are whole blocks of Q8_0."""
     adapters: int = 0
@@ -92,6 +98,11 @@ class Measures:
     @property
     def weights(self) -> int:
         return self.input_weights + self.output_weights + sum(self.layer_weights)
+
+    def cells_of(self, context_length: int) -> int:
+        """Cells for a context of this length, as many as llama.cpp makes."""
+        cells = -(-(context_length + SPARE_CELLS) // _CELL_STEP) * _CELL_STEP
+        return min(cells, self.most_cells)
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,7 @@ class Plan:
     """How a model is to be loaded. ``need`` is of ordinary memory, ``graphics`` of the other."""
 
     context_length: int
+    cells: int
     cell_type: CellType
     repack: bool
     gpu_layers: int
@@ -115,15 +127,6 @@ class Plan:
     graphics: int
     free: int
     fits: bool
-
-    @property
-    def cells(self) -> int:
-        return cells_of(self.context_length)
-
-
-def cells_of(context_length: int) -> int:
-    """Cells for a context of this length, as many as llama.cpp makes."""
-    return -(-(context_length + SPARE_CELLS) // _CELL_STEP) * _CELL_STEP
 
 
 def batch_of(weights: int, gpu_layers: int) -> int:
@@ -161,6 +164,11 @@ def measure(header: GgufHeader, *, is_arm: bool = False, repacks: bool = True) -
     feed_forward = _largest(header, "feed_forward_length")
     experts = _largest(header, "expert_used_count")
     metadata = header.metadata
+    trained = int(_number(header, "context_length", UNKNOWN_TRAINING)) or UNKNOWN_TRAINING
+    most_cells = Measures.most_cells
+    if LONG_TABLE in header.tensors:
+        original = int(_number(header, "rope.scaling.original_context_length", trained))
+        most_cells = max(1, original // _CELL_STEP) * _CELL_STEP
     tokens = metadata.get("tokenizer.ggml.tokens", ())
     merges = metadata.get("tokenizer.ggml.merges", ())
     return Measures(
@@ -173,7 +181,8 @@ def measure(header: GgufHeader, *, is_arm: bool = False, repacks: bool = True) -
         feed_forward=max(feed_forward, experts * _largest(header, "expert_feed_forward_length")),
         vocabulary=len(tokens),
         tables=_TOKEN_BYTES * (len(tokens) + len(merges)),
-        trained=int(_number(header, "context_length", UNKNOWN_TRAINING)) or UNKNOWN_TRAINING,
+        trained=min(trained, most_cells),
+        most_cells=most_cells,
         has_blocks=all(length % _BLOCK == 0 for length in _head_lengths(header, layers)),
     )
 
@@ -192,7 +201,7 @@ def needed(
         batch: tokens computed at once; without it, those of a model that is there wholly.
     """
     batch = batch or batch_of(measures.weights, 0)
-    cells = cells_of(context_length)
+    cells = measures.cells_of(context_length)
     numbers = sum(measures.layer_numbers)
     return MemoryNeed(
         weights=measures.weights + (measures.repacked if repack else 0),
@@ -229,9 +238,11 @@ def plan(measures: Measures, machine: Machine, wanted: int = 0) -> Plan:
         # Other programs may want memory, too: a long context is no reason to take it all.
         is_modest = need.cells <= (usable - need.total + need.cells) // 2
         if need.total <= usable and (is_modest or not modest):
-            return Plan(length, cell_type, repack, 0, need, 0, machine.free, True)
+            cells = measures.cells_of(length)
+            return Plan(length, cells, cell_type, repack, 0, need, 0, machine.free, True)
     need = needed(measures, lengths[-1], smallest, repack=False)
-    return Plan(lengths[-1], smallest, False, 0, need, 0, machine.free, False)
+    cells = measures.cells_of(lengths[-1])
+    return Plan(lengths[-1], cells, smallest, False, 0, need, 0, machine.free, False)
 
 
 def spare(free: int) -> int:
@@ -340,7 +351,7 @@ def _plan_with_graphics(measures: Measures, machine: Machine, wanted: int) -> Pl
     lengths = _lengths(measures, wanted, LONGEST_ON_GPU)
     best: Plan | None = None
     for length in [n for n in lengths if n >= min(COMFORTABLE, lengths[0])]:
-        cells = cells_of(length)
+        cells = measures.cells_of(length)
         work = _work(measures, cells, BATCH) * len(machine.graphics)
         # A model whose output is its embedding has a second copy of it on the device.
         last = measures.output_weights
@@ -370,7 +381,8 @@ def _plan_with_graphics(measures: Measures, machine: Machine, wanted: int) -> Pl
         batch = batch_of(measures.weights, layers)
         need = needed(stays, length, "f16", repack=False, batch=batch)
         gpu = taken if layers else 0
-        plan_ = Plan(length, "f16", False, layers, need, gpu, machine.free, need.total <= usable)
+        fits = need.total <= usable
+        plan_ = Plan(length, cells, "f16", False, layers, need, gpu, machine.free, fits)
         if layers == len(pieces) and plan_.fits:
             return plan_
         if best is None or (plan_.fits, plan_.gpu_layers) > (best.fits, best.gpu_layers):

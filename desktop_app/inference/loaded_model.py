@@ -138,7 +138,7 @@ class LoadedModel:
             cores = threads or physical_cores()
             self.context = Context(
                 self._model,
-                fit.cells_of(self.context_length),
+                self.plan.cells,
                 MAX_STREAMS,
                 cores,
                 self.plan.cell_type,

@@ -39,9 +39,11 @@ class Collected:
     demonstrations: int
     """Completions SFT can learn from."""
     preferences: int
-    """Pairs and thumbs the reward model can learn from."""
+    """Pairs the reward model can learn from, and thumbs where there are both kinds."""
     demonstrations_wanted: int
     preferences_wanted: int
+    is_one_sided: bool = False
+    """There are thumbs, all up or all down."""
 
     @property
     def total(self) -> int:
@@ -227,16 +229,31 @@ def count(records: Sequence[Record], recipe: Recipe) -> Collected:
     corrections = [r for r in records if isinstance(r, Demonstration)]
     liked = sum(r.liked for r in ratings)
     good = sum(c.verdict != "all_bad" for c in comparisons)
+    thumbs = _thumbs(records)
     return Collected(
         liked=liked,
         disliked=len(ratings) - liked,
         comparisons=len(comparisons),
         corrections=len(corrections),
         demonstrations=liked + good + len(corrections),
-        preferences=len(ratings) + sum(len(c.pairs()) for c in comparisons) + len(corrections),
+        preferences=thumbs + sum(len(c.pairs()) for c in comparisons) + len(corrections),
         demonstrations_wanted=recipe.min_demonstrations,
         preferences_wanted=recipe.min_preferences,
+        is_one_sided=bool(ratings) and not thumbs,
     )
+
+
+def _thumbs(records: Sequence[Record]) -> int:
+    """Completions that are liked or not, by the latest judgement; thumbs of one kind alone say
+    nothing of taste."""
+    liked: dict[tuple[tuple[Message, ...], str], bool] = {}
+    for record in sorted(records, key=lambda record: (record.created_at, record.id)):
+        if isinstance(record, Rating):
+            liked[record.prompt, record.completion.text] = record.liked
+        elif isinstance(record, Comparison) and record.verdict != "ordered":
+            for completion in record.completions:
+                liked[record.prompt, completion.text] = record.verdict == "all_good"
+    return len(liked) if len(set(liked.values())) == 2 else 0
 
 
 def _with_system(history: list[Message], system_prompt: str) -> tuple[Message, ...]:

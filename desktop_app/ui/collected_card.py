@@ -161,15 +161,14 @@ class CollectedCard(Card):
                 " and then practise until it meets it more often."
             )
         if have.is_enough_for_sft:
-            return (
-                self.tr("Your model will imitate the good answers.")
-                + " "
-                + self.tr(
-                    "With %n more judgement(s) it can also learn your taste and practise.",
-                    "",
-                    more_judgements,
-                )
+            more = self.tr(
+                "With %n more judgement(s) it can also learn your taste and practise.",
+                "",
+                more_judgements,
             )
+            if have.is_one_sided:  # more of the same kind would not help
+                more = self.tr("Thumbs up and down, or comparisons, would show your taste as well.")
+            return self.tr("Your model will imitate the good answers.") + " " + more
         if have.is_enough_for_reward:
             return (
                 self.tr("Your model will learn your taste and practise.")

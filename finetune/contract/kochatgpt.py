@@ -20,7 +20,13 @@ from typing import Any, Literal
 
 from finetune.contract.chat_template import Message
 from finetune.contract.errors import InputError
-from finetune.contract.records import Comparison, Completion, Demonstration, Record
+from finetune.contract.records import (
+    Comparison,
+    Completion,
+    Demonstration,
+    Record,
+    whole_characters,
+)
 
 Ranking = Literal["best_first", "places"]
 PUBLISHED = "2023-03-20T00:00:00Z"
@@ -52,7 +58,12 @@ def record_of_row(row: Mapping[str, Any], number: int, ranking: Ranking) -> Reco
 
 def ranks_of(given: object, count: int, ranking: Ranking) -> tuple[int, ...]:
     """The place of each completion, 0 is best."""
-    if not isinstance(given, list) or sorted(given) != list(range(count)) or count < 2:
+    if (
+        not isinstance(given, list)
+        or not all(isinstance(place, int) for place in given)
+        or sorted(given) != list(range(count))
+        or count < 2
+    ):
         raise InputError(f"the ranking {given!r:.40} is no order of {count} completions")
     if ranking == "places":
         return tuple(given)
@@ -63,4 +74,4 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str):
         raise InputError(f"{name!r} is missing or no text")
-    return value
+    return whole_characters(value)

@@ -203,6 +203,8 @@ def from_json(text: str) -> Recipe:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"The recipe is not JSON: {error.msg} in line {error.lineno}.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"The recipe is not JSON that can be read: {error}.") from error
     recipe = _build(Recipe, raw, "recipe")
     assert isinstance(recipe, Recipe)
     return recipe

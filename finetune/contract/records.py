@@ -8,16 +8,22 @@ the others. It reads files in KoChatGPT's form as well, arrays or lines.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from finetune.contract.chat_template import ROLES, Message
 from finetune.contract.errors import InputError
+from finetune.contract.manifest import write_whole
 
 Verdict = Literal["ordered", "all_good", "all_bad"]
+_HALVES: Final = re.compile("[\ud800-\udfff]")
+"""Half a character, which JSON can spell and UTF-8 cannot."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +128,17 @@ def from_json_line(line: str) -> Record:
     """
     try:
         raw = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error.msg} at character {error.pos})") from error
+    except (ValueError, RecursionError) as error:
+        raise _no_json(error)[1] from error
     return _checked(raw)
+
+
+def _no_json(error: ValueError | RecursionError) -> tuple[int, InputError]:
+    """In which line of what was read, and what is wrong."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.lineno, InputError(f"not JSON ({error.msg} at character {error.colno})")
+    # A number of 5,000 digits, brackets without end.
+    return 1, InputError(f"not JSON that can be read ({error})")
 
 
 def _checked(raw: object) -> Record:
@@ -134,14 +148,18 @@ def _checked(raw: object) -> Record:
         return _record(raw)
     except KeyError as error:
         raise InputError(f"{error.args[0]!r} is missing") from error
-    except (TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"a value has the wrong type ({error})") from error
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write JSON lines to a new file."""
-    with path.open("x", encoding="utf-8", newline="\n") as file:
-        file.writelines(to_json_line(record) + "\n" for record in records)
+    """Write JSON lines to a new file, whole or not at all."""
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    text = "".join(to_json_line(record) + "\n" for record in records)
+    write_whole(path, text.encode("utf-8"))
 
 
 def read_records(
@@ -175,15 +193,15 @@ def _rows(text: str) -> Iterator[tuple[int, object]]:
     if text.lstrip().startswith("["):
         try:
             yield from enumerate(json.loads(text), start=1)
-        except json.JSONDecodeError as error:
-            yield error.lineno, InputError(f"not JSON ({error.msg} at character {error.colno})")
+        except (ValueError, RecursionError) as error:
+            yield _no_json(error)
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                yield number, InputError(f"not JSON ({error.msg} at character {error.pos})")
+            except (ValueError, RecursionError) as error:
+                yield number, _no_json(error)[1]
 
 
 def _any_record(raw: object, number: int, ranking: Literal["best_first", "places"]) -> Record:
@@ -243,7 +261,12 @@ def _completion(raw: Mapping[str, Any]) -> Completion:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise InputError(f"expected text, found {value!r:.60}")
-    return value
+    return whole_characters(value)
+
+
+def whole_characters(text: str) -> str:
+    """The text with the sign for an unreadable character in place of each half of one."""
+    return _HALVES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _boolean(value: object) -> bool:

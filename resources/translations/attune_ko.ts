@@ -63,6 +63,10 @@
         <translation>모델이 좋은 답변을 따라 배우고, 평가에서 취향을 익힌 다음, 취향에 더 자주 맞을 때까지 연습해요.</translation>
     </message>
     <message>
+        <source>Thumbs up and down, or comparisons, would show your taste as well.</source>
+        <translation>‘좋아요’와 ‘별로예요’가 모두 있거나 비교를 하면 취향도 익힐 수 있어요.</translation>
+    </message>
+    <message>
         <source>Your model will imitate the good answers.</source>
         <translation>모델이 좋은 답변을 따라 배워요.</translation>
     </message>

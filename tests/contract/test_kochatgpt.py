@@ -54,6 +54,7 @@ def test_the_three_kinds_of_rows_in_each_form(tmp_path: Path, form: str) -> None
     [
         ({**RM, "ranking": [0, 1, 1]}, "no order of 3 completions"),
         ({**RM, "ranking": None}, "no order"),
+        ({**RM, "ranking": [0, "b", 1]}, "no order"),
         ({**SFT, "completion": 3}, "'completion' is missing or no text"),
         ({"prompt": "x", "completion_1": "a", "ranking": [0]}, "'completion_0' is missing"),
     ],

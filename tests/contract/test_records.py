@@ -1,5 +1,6 @@
 """Feedback travels as JSON lines and comes back as it was; what is broken is named by line."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -64,6 +65,40 @@ def test_bad_lines_are_numbered_and_the_others_kept(tmp_path: Path) -> None:
     assert str(bad[0]).startswith("feedback.jsonl, line 2: not JSON")
 
 
+@pytest.mark.parametrize("rank", ['"first"', "NaN", "Infinity", '"1.5"', "null"])
+def test_a_rank_that_is_no_number_is_a_bad_line(tmp_path: Path, rank: str) -> None:
+    path = tmp_path / "feedback.jsonl"
+    good = to_json_line(RECORDS[1])
+    path.write_text(good.replace("[1, 0, 1]", f"[1, {rank}, 1]") + f"\n{good}\n", encoding="utf-8")
+    records, bad = read_records([path])
+    assert records == [RECORDS[1]]
+    assert [line.line for line in bad] == [1]
+
+
+def test_half_a_character_is_read_as_an_unreadable_one(tmp_path: Path) -> None:
+    """JSON can spell it, and no stream that speaks UTF-8 can be told of it afterwards."""
+    record = Demonstration(**PLACE, completion=Completion("hi HERE"), corrects=None)
+    line = to_json_line(record).replace("HERE", "\\ud83d")
+    row = json.dumps({"prompt": "\ud83d?", "completion": "x"})
+    path = tmp_path / "feedback.jsonl"
+    path.write_text(f"{line}\n{row}\n", encoding="utf-8")
+    (ours, theirs), bad = read_records([path])
+    assert not bad
+    assert isinstance(ours, Demonstration)
+    assert ours.completion.text == "hi \ufffd"
+    assert theirs.prompt[0].content == "\ufffd?"
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("finetune.contract.manifest.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_records(tmp_path / "f.jsonl", RECORDS)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
 def test_a_file_that_is_not_text_is_one_bad_line(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(b"\xff\xfe\x00")
     records, bad = read_records([tmp_path / "x.jsonl"])
@@ -110,3 +145,13 @@ def test_a_comparison_needs_a_rank_for_each_of_two_completions() -> None:
     for ranks in ([0], [0, 1]):
         with pytest.raises(InputError, match="rank"):
             from_json_line(json.dumps({**raw, "ranks": ranks}))
+
+
+@pytest.mark.parametrize("odd", ['{"tokens": ' + "9" * 5000 + "}", '{"a":' * 100_000])
+def test_numbers_and_brackets_without_end_cost_their_line_only(tmp_path: Path, odd: str) -> None:
+    path = tmp_path / "feedback.jsonl"
+    good = '{"prompt": "Hi", "completion": "Hello!"}'
+    path.write_text(f"{odd}\n{good}\n", encoding="utf-8")
+    records, bad = read_records([path])
+    assert len(records) == 1
+    assert [line.line for line in bad] == [1]

@@ -13,10 +13,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from desktop_app.inference.engine import ModelRef
+from desktop_app.inference.llama_engine import LlamaEngine
 from finetune.architectures import ARCHITECTURES
+from finetune.contract.chat_template import Message
 from finetune.contract.errors import InputError
 from finetune.contract.gguf_file import read_header
+from finetune.contract.manifest import file_sha256
 from finetune.contract.recipe import Quantization
+from finetune.data import Encoder
 from finetune.export import compare, torch_logits, write_adapter
 from finetune.generate import sample
 from finetune.gguf_weights import linear_stems, load_trunk, read_adapter
@@ -24,6 +29,8 @@ from finetune.merge import write_merged
 from finetune.parity import Question, answer
 from finetune.policy import Policy
 from finetune.stage import generator_for
+from finetune.vocabulary import GgufVocabulary
+from tests.desktop_app.inference.asking import ask
 from tests.finetune.architecture_models import SORTS, Sort, write_gguf
 from tests.finetune.test_policy import filled
 
@@ -73,6 +80,22 @@ def test_logits_and_64_greedy_tokens_are_those_of_transformers_and_of_llama_cpp(
         temperature=0.0,
     )  # fmt: skip
     assert tuple(each.ids for each in completed) == theirs.greedy
+
+
+def test_the_app_chats_by_the_table_of_positions_that_was_trained_with(folder: Path) -> None:
+    path, _ = written(folder, SORTS["phi3 long"])
+    encoder = Encoder(GgufVocabulary(path, None), None, 256)
+    prompt = encoder.prompt([Message("user", "Hello")], 8)
+    assert prompt is not None
+    (completed,) = sample(
+        Policy(load_trunk(path)), [prompt], max_new_tokens=8, generator=generator_for(1),
+        end_ids=encoder.vocabulary.end_ids, temperature=0.0,
+    )  # fmt: skip
+    engine = LlamaEngine(threads=1)
+    list(engine.load(ModelRef("base", str(path), file_sha256(path))))
+    said = ask(engine, "Hello", max_tokens=8, temperature=0.0).text
+    engine.close()
+    assert said == encoder.vocabulary.text_of(completed.ids)
 
 
 class RoundedGelu(torch.nn.Module):

@@ -14,6 +14,7 @@ from finetune.data import (
     Part,
     build_dataset,
     held_out_conversations,
+    prompt_of,
 )
 from finetune.vocabulary import GgufVocabulary
 from tests.finetune.conftest import feedback
@@ -144,6 +145,7 @@ def test_thumbs_of_one_kind_alone_teach_no_reward_model(encoder: Encoder) -> Non
     data = build([rating(n, f"text {n}", True) for n in range(4)], encoder)
     assert data.preference_count == 0
     assert data.demonstration_count == 4
+    assert dict(data.thumbs) == {True: 4}
 
 
 def test_the_latest_judgement_of_a_completion_counts(encoder: Encoder) -> None:
@@ -203,6 +205,28 @@ def test_training_and_held_out_share_no_prompt_to_practise_on(encoder: Encoder) 
     assert not {e.ids for e in data.train.demonstrations} & {
         e.ids for e in data.held_out.demonstrations
     }
+
+
+def greeting(number: int, prompt: str, liked: bool = True) -> Rating:
+    place = {"id": f"r{number}", "conversation_id": f"c{number}", "created_at": f"{number:03d}"}
+    messages = (Message("user", prompt),)
+    return Rating(**place, prompt=messages, completion=Completion("Hi."), liked=liked)
+
+
+def test_nothing_is_measured_on_a_prompt_that_was_trained_on(encoder: Encoder) -> None:
+    # Many conversations open with the same word.
+    records: list[Record] = [greeting(n, "Hello", liked=n % 3 > 0) for n in range(20)]
+    data = build([*records, *feedback(40)], encoder)
+    assert data.held_out.demonstrations
+    assert data.held_out.preferences
+    trained = {prompt_of(e) for e in data.train.demonstrations}
+    trained |= {prompt_of(e) for group in data.train.preferences for e in group.completions}
+    assert not trained & {prompt_of(e) for e in data.held_out.demonstrations}
+    assert not trained & {prompt_of(g.completions[0]) for g in data.held_out.preferences}
+    alone = build(records, encoder)
+    assert not alone.held_out.is_judged
+    assert "All prompts that were held out are trained on as well" in alone.notes[-1]
+    assert alone.preference_count == 2  # a thumb in each part: both were collected
 
 
 def test_few_conversations_are_not_split_and_the_person_is_told(encoder: Encoder) -> None:

@@ -1,6 +1,8 @@
 """What is exported is what was trained: in llama.cpp, in the metadata, at every quantisation."""
 
 import dataclasses
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -10,6 +12,7 @@ import torch
 
 from finetune import export
 from finetune.contract.chat_template import CHATML
+from finetune.contract.events import RunDone, RunFailed
 from finetune.contract.gguf_file import read_header
 from finetune.contract.recipe import Quantization
 from finetune.export import (
@@ -21,12 +24,13 @@ from finetune.export import (
 )
 from finetune.gguf_weights import load_trunk, read_adapter
 from finetune.merge import write_merged
-from finetune.parity import LlamaCppFailed, Question, answer, ask_in_child
+from finetune.parity import PLACES, LlamaCppFailed, LlamaCppInterrupted, Question, answer
 from finetune.policy import Policy
 from finetune.quantization import FTYPES
+from finetune.runner import guarded
 from finetune.vocabulary import GgufVocabulary
 from tests import tiny_models
-from tests.finetune.crash import crash
+from tests.finetune.crash import crash, killed
 from tests.finetune.test_policy import filled
 
 SEQUENCES = [tuple(range(3, 40)), tuple(range(50, 70))]
@@ -139,12 +143,46 @@ def test_the_parity_gate_notices_another_vocabulary(tmp_path: Path, tiny_gguf: P
         parity(policy, tiny_gguf, adapter, other)
 
 
-def test_a_crash_of_llama_cpp_is_an_exception_here(
-    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("fate", "error", "says"),
+    [(crash, LlamaCppInterrupted, "by signal 11"), (killed, MemoryError, "killed")],
+)
+def test_a_signal_is_an_exception_here_and_no_verdict_on_the_result(
+    tiny_gguf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fate: Callable[..., None],
+    error: type[Exception],
+    says: str,
 ) -> None:
-    monkeypatch.setattr("finetune.parity._answer_to_file", crash)
-    with pytest.raises(LlamaCppFailed, match="ended with code -11"):
-        ask_in_child([Question(tiny_gguf, None, (), ())], tiny_gguf.parent)
+    monkeypatch.setattr("finetune.parity._answer_to_file", fate)
+    with pytest.raises(error, match=says):
+        parity(trained(tiny_gguf), tiny_gguf, tiny_gguf, tiny_gguf)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+def test_a_disk_that_is_too_small_for_the_answer_is_said_to_be_one(tiny_gguf: Path) -> None:
+    import resource
+
+    def check() -> RunDone:
+        parity(trained(tiny_gguf), tiny_gguf, tiny_gguf, tiny_gguf)
+        raise AssertionError
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        result = guarded(check)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert isinstance(result, RunFailed)
+    assert result.code == "disk_full"
+
+
+def test_only_the_last_places_of_a_long_sequence_are_held(tiny_gguf: Path) -> None:
+    ids = tuple(range(3, 203))
+    (theirs,) = answer(Question(tiny_gguf, None, (), (ids,))).logits
+    (ours,) = torch_logits(trained(tiny_gguf), [ids])
+    assert ours.shape == theirs.shape == (PLACES, 459)
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
 
 
 def test_a_reward_file_is_an_adapter_llama_cpp_loads_with_its_heads_inside(

@@ -29,6 +29,12 @@ def test_blocks_are_written_as_the_reference_writes_them(numbers: ggml.Floats, k
     assert np.square(ours - numbers).mean() <= 1.01 * np.square(theirs - numbers).mean()
 
 
+def test_every_type_that_the_trainer_reads_is_read_here_too() -> None:
+    for kind in gguf.quants._type_traits:
+        assert ggml.is_readable(kind.name), kind
+
+
 def test_a_type_without_a_way_back_is_said_to_be_one() -> None:
+    assert not ggml.is_readable("Q8_1")
     with pytest.raises(NotImplementedError):
         ggml.to_floats(np.zeros((1, 40), np.uint8), "Q8_1", 32)

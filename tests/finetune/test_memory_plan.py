@@ -75,8 +75,12 @@ def test_the_parts_of_the_plan_by_hand() -> None:
     # A rank: 7 matrices' rows and columns. Three roles of 16, 8 and 8; the first in training.
     each = 36 * (2560 + 4096 + 2 * (2560 + 1024) + 4096 + 2560 + 3 * (2560 + 9728))
     assert plan.adapters == each * (4 * (16 + 8 + 8) + 12 * 16)
-    # Keys and values of 32 rollouts of 256 + 64 tokens, 8 heads of 128, half precision.
-    assert plan.activations == 32 * 320 * 36 * 2 * 1024 * 2
+    # Keys and values of 32 samples of 256 + 96 tokens (evaluation's), 8 heads of 128, in halves.
+    assert plan.rows == 32
+    assert plan.activations == 32 * 352 * 36 * 2 * 1024 * 2
+    roomy = planned(60)
+    assert roomy.rows == 64
+    assert roomy.activations >= 64 * 352 * 36 * 2 * 1024 * 2
 
 
 def test_the_first_way_that_fits_comfortably_is_taken() -> None:

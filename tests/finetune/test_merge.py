@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from finetune.gguf_weights import dequantised, linear_stems, load_trunk, rows_to
 from finetune.merge import write_merged
 from finetune.parity import Question, answer
 from finetune.policy import Policy
-from finetune.quantization import FTYPES, require_quantization, tensor_types
+from finetune.quantization import FTYPES, note_on, require_quantization, tensor_types
 from finetune.stage import generator_for
 from finetune.vocabulary import quiet_llama_cpp
 from tests import tiny_models
@@ -89,7 +90,7 @@ def test_a_head_that_is_the_token_table_gets_the_bits_of_a_head(tmp_path: Path) 
     shape = tiny_models.TinyShape(width=256, layers=1, heads=4, kv_heads=2, feed_forward=256)
     whole = tiny_models.write_model(tmp_path / "whole.gguf", shape=shape)
     tied = tmp_path / "tied.gguf"
-    without(whole, tied, "output.weight")
+    copied(whole, tied, without="output.weight")
     assert tensor_types(read_header(whole), "Q4_K_M")["token_embd.weight"] == "Q4_K"
     assert tensor_types(read_header(tied), "Q4_K_M")["token_embd.weight"] == "Q6_K"
     quantised_by_llama_cpp(tied, tmp_path / "theirs.gguf", "Q4_K_M")
@@ -97,8 +98,9 @@ def test_a_head_that_is_the_token_table_gets_the_bits_of_a_head(tmp_path: Path) 
     assert blocks_of(tmp_path / "ours.gguf") == blocks_of(tmp_path / "theirs.gguf")
 
 
-def without(source: Path, target: Path, tensor: str) -> None:
-    """A copy of a GGUF that lacks one tensor."""
+def copied(source: Path, target: Path, without: str = "", **zeros: Sequence[str]) -> Path:
+    """A copy of a GGUF that lacks one tensor, or has zeros of another type for some."""
+    other = {name: kind for kind, names in zeros.items() for name in names}
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, "llama")
     for field in reader.fields.values():
@@ -106,9 +108,15 @@ def without(source: Path, target: Path, tensor: str) -> None:
             item = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), field.types[0], item)
     for one in reader.tensors:
-        if one.name != tensor:
+        if one.name in other:
+            kind = other[one.name]
+            columns, rows = map(int, one.shape)
+            empty = np.zeros((rows, ggml.row_bytes(kind, columns)), np.uint8)
+            writer.add_tensor(one.name, empty, raw_dtype=gguf.GGMLQuantizationType[kind])
+        elif one.name != without:
             writer.add_tensor(one.name, one.data, raw_dtype=one.tensor_type)
     tiny_models._write(writer)
+    return target
 
 
 WIDE = {
@@ -253,6 +261,32 @@ def test_what_is_no_sound_adapter_of_this_model_is_refused(tmp_path: Path, tiny_
         with pytest.raises(InputError, match=says):
             write_merged(tmp_path / "out" / "m.gguf", tiny_gguf, broken, "F16", {})
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_type_that_can_only_be_read_is_written_in_another(tmp_path: Path) -> None:
+    shape = tiny_models.TinyShape(width=256, layers=1, heads=4, kv_heads=2, feed_forward=256)
+    path = tiny_models.write_model(tmp_path / "base.gguf", shape=shape)
+    adapter = tiny_models.write_adapter(tmp_path / "a.gguf", shape=shape)
+    changed, other = "blk.0.ffn_up.weight", "token_embd.weight"
+    rare = copied(path, tmp_path / "rare.gguf", IQ2_XS=(changed, other))
+    note = note_on(read_header(rare), "BASE", [changed])
+    assert note is not None
+    assert "IQ2_XS can be read but not written" in note
+    assert note_on(read_header(rare), "Q8_0", [changed]) is None
+    write_merged(tmp_path / "m.gguf", rare, adapter, "BASE", {})
+    types = {name: kind for name, (kind, _) in blocks_of(tmp_path / "m.gguf").items()}
+    assert (types[changed], types[other], types["output.weight"]) == ("Q4_K", "IQ2_XS", "F32")
+    assert answer(Question(tmp_path / "m.gguf", None, (), ((3, 4, 5),))).logits
+
+
+def test_a_type_that_cannot_even_be_read_is_copied_or_refused(tmp_path: Path) -> None:
+    name = "blk.0.ffn_up.weight"
+    path = tiny_models.write_model(tmp_path / "base.gguf")
+    odd = read_header(copied(path, tmp_path / "odd.gguf", Q8_1=(name,)))
+    assert tensor_types(odd, "BASE")[name] == "Q8_1"
+    for wanted in ("BASE", "F16"):
+        with pytest.raises(InputError, match="Q8_1"):
+            tensor_types(odd, require_quantization(wanted), [name])
 
 
 def test_alpha_is_part_of_the_scale(tmp_path: Path, tiny_gguf: Path) -> None:

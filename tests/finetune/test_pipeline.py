@@ -7,8 +7,10 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from finetune import checkpoint, pipeline
 from finetune.contract import events
@@ -16,11 +18,14 @@ from finetune.contract.errors import InputError
 from finetune.contract.events import Event, Note, RunDone
 from finetune.contract.manifest import read_manifest
 from finetune.contract.records import Record, write_records
+from finetune.enough import NotEnoughFeedback
+from finetune.gguf_weights import load_trunk
 from finetune.run_folder import prepare_run
 from finetune.runner import guarded
 from finetune.stage import Stopped
 from tests.finetune.conftest import feedback
 from tests.finetune.test_command_line import RECIPE
+from tests.finetune.test_merge import copied
 
 
 class Runs:
@@ -57,8 +62,23 @@ def runs(tmp_path: Path, tiny_gguf: Path) -> Runs:
 
 
 def test_too_little_feedback_says_how_much_more_is_wanted(runs: Runs) -> None:
-    with pytest.raises(pipeline.NotEnoughFeedback, match="2 more liked or corrected answers"):
+    with pytest.raises(NotEnoughFeedback, match="2 more liked or corrected answers"):
         runs.run(runs.prepare("a", feedback(3), min_preferences=12))
+
+
+def test_prompts_without_room_for_an_answer_are_no_bug(runs: Runs) -> None:
+    run_dir = runs.prepare("a", feedback(20), evaluation={"max_new_tokens": 190})
+    with pytest.raises(NotEnoughFeedback, match="too long to leave room"):
+        runs.run(run_dir)
+
+
+def test_a_base_that_cannot_be_merged_is_refused_before_the_training(
+    runs: Runs, tmp_path: Path
+) -> None:
+    runs.base = copied(runs.base, tmp_path / "odd.gguf", I8=("blk.0.ffn_up.weight",))
+    with pytest.raises(InputError, match="stored as I8"):
+        runs.run(runs.prepare("a", feedback(8)))
+    assert [e.stage for e in runs.events if isinstance(e, events.StageStarted)] == ["prepare"]
 
 
 def test_a_little_feedback_still_gives_sft(runs: Runs) -> None:
@@ -241,3 +261,20 @@ def test_memory_that_never_suffices_ends_in_one_event(
     result = ended(runs, runs.prepare("a", feedback(20)))
     assert result.code == "out_of_memory"
     assert "smaller pieces" in runs.notes()
+
+
+def test_sampling_that_ran_out_of_memory_once_goes_on_with_few_rows(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_of_memory(*arguments: Any, **options: Any) -> Any:
+        def before(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            if not torch.is_grad_enabled() and len(kwargs["input_ids"]) > 16:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        model: Any = load_trunk(*arguments, **options)
+        model.model.register_forward_pre_hook(before, with_kwargs=True)
+        return model
+
+    monkeypatch.setattr(pipeline, "load_trunk", short_of_memory)
+    assert runs.run(runs.prepare("a", feedback(20))).stages[-1] == "export"
+    assert runs.notes().count("smaller pieces") == 2  # from 64 rows to 16, once for all stages

@@ -1,6 +1,7 @@
 """evaluate, export and doctor: what they print, and their exit codes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from finetune import devices, reports
 from finetune.contract.chat_template import CHATML
 from finetune.contract.errors import InputError
 from finetune.contract.gguf_file import read_header
+from finetune.contract.manifest import Manifest, file_sha256, write_manifest
 from finetune.contract.recipe import Recipe
 from finetune.export import write_adapter
 from finetune.export_again import export_again
@@ -51,16 +53,25 @@ def test_evaluate_measures_an_adapter_against_its_base(
 def test_export_writes_a_finished_run_again(tmp_path: Path, tiny_gguf: Path, adapter: Path) -> None:
     run_dir = tmp_path / "run"
     (run_dir / "export").mkdir(parents=True)
-    (run_dir / "run.json").write_text(json.dumps({"base": str(tiny_gguf)}))
+    base = Path(shutil.copy(tiny_gguf, tmp_path / "base.gguf"))
+    (run_dir / "run.json").write_text(json.dumps({"base": str(base)}))
     with pytest.raises(InputError, match="no result yet"):
         export_again(run_dir, "F16", tmp_path / "x.gguf")
     adapter.rename(run_dir / "export" / "adapter.gguf")
+    write_manifest(
+        run_dir / "export",
+        Manifest("run", "Test", "2026-11-20T10:00:00+00:00", None, file_sha256(base), "", {}, {}),
+    )
     assert export_again(run_dir, "f16", tmp_path / "x.gguf") == 0
     header = read_header(tmp_path / "x.gguf")
     assert header.chat_template == CHATML
     assert header.tensors["blk.0.attn_q.weight"].type_name == "F16"
     with pytest.raises(InputError, match="exists already"):
         export_again(run_dir, "f16", tmp_path / "x.gguf")
+    tiny_models.write_model(base, seed=1)  # of the same shape
+    with pytest.raises(InputError, match="put it back"):
+        export_again(run_dir, "f16", tmp_path / "y.gguf")
+    assert not (tmp_path / "y.gguf").exists()
 
 
 def test_doctor_says_what_this_machine_trains_with(capsys: pytest.CaptureFixture[str]) -> None:

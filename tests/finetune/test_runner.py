@@ -15,8 +15,9 @@ from finetune.console import EventStream, StopRequest, in_words
 from finetune.contract import events
 from finetune.contract.errors import InputError
 from finetune.contract.events import Note, RunDone, RunFailed
+from finetune.enough import NotEnoughFeedback
 from finetune.export import ExportFailed
-from finetune.pipeline import GateFailed, NotEnoughFeedback
+from finetune.pipeline import GateFailed
 from finetune.runner import guarded
 from finetune.stage import Diverged, Stopped
 from tests.contract.test_events import EVENTS

@@ -71,8 +71,8 @@ def test_the_header_of_a_tiny_model_by_hand(model_file: Path) -> None:
 def test_every_part_of_the_sum_by_hand() -> None:
     need = needed(LARGE, 4096, "f16", repack=False)
     cells = 4096 + 2048
-    assert fit.cells_of(4096) == cells
-    assert fit.cells_of(1000) == 3072  # a multiple of 256
+    assert LARGE.cells_of(4096) == cells
+    assert LARGE.cells_of(1000) == 3072  # a multiple of 256
     assert need.weights == (32 * 120 + 200) * MIB
     assert need.cells == cells * KV_F16
     batch = 128 * 4 * 3 * (14_336 + 4096)
@@ -132,6 +132,19 @@ def test_more_memory_never_gives_less() -> None:
         before = now
 
 
+def test_no_more_cells_than_the_positions_of_the_table_that_was_trained_with() -> None:
+    """Streams share the cells, and llama.cpp takes the long table for more of them than these."""
+    tables = {"rope_factors_long__weight": ((8, 1), "F32", 32)}
+    long_ago = {"x.context_length": 131_072, "x.rope.scaling.original_context_length": 4096}
+    for wanted in (0, 1000, 100_000):
+        found = plan(measure(header_of(long_ago, **tables)), Machine(64 * GIB), wanted)
+        assert found.cells == (3072 if wanted == 1000 else 4096)
+        assert found.context_length == (1000 if wanted == 1000 else 4096)
+    assert plan(measure(header_of(long_ago)), Machine(64 * GIB)).cells == 8192 + 2048
+    unsaid = measure(header_of({"x.context_length": 1024}, **tables))
+    assert plan(unsaid, Machine(64 * GIB)).cells == 1024
+
+
 # --- graphics memory, with made-up numbers ------------------------------------------------------
 
 
@@ -142,7 +155,7 @@ def test_all_layers_go_to_a_device_that_has_room_for_them() -> None:
     assert found.need.weights == LARGE.input_weights
     assert found.need.cells == 0
     weights = (32 * 120 + 100) * MIB
-    assert found.graphics >= weights + fit.cells_of(32_768) * KV_F16
+    assert found.graphics >= weights + LARGE.cells_of(32_768) * KV_F16
     assert found.fits
 
 

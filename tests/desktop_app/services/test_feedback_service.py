@@ -128,6 +128,14 @@ def test_what_is_collected_is_counted_and_says_what_is_wanted(desk: Desk) -> Non
     assert not now.is_enough_for_reward
 
 
+def test_thumbs_of_one_kind_are_no_judgements_that_show_a_taste(desk: Desk) -> None:
+    desk.service.rate(desk.one.id, True)
+    desk.service.rate(desk.two.id, True)
+    assert desk.service.collected().preferences == 0
+    desk.service.rate(desk.two.id, False)
+    assert desk.service.collected().preferences == 2
+
+
 def test_the_persons_own_prompts_are_listed_with_their_history(desk: Desk) -> None:
     prompts = [prompt for _, _, prompt in desk.service.prompts()]
     assert prompts == [PROMPT[:2], PROMPT]

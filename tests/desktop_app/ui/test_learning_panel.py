@@ -36,6 +36,8 @@ def test_with_too_little_feedback_it_says_how_much_is_missing(home: Home) -> Non
     home.like(1)
     assert page.train.isEnabled()
     assert "imitate" in page.collected.sentence.text()
+    assert "Thumbs up and down" in page.collected.sentence.text()  # one kind shows no taste
+    home.feedback.rate(home.add_conversation("Other"), False)
     assert "8 more judgements" in page.collected.sentence.text()
 
 
