@@ -17,6 +17,8 @@ from desktop_app.ui.markdown_document import CODE_ID, CODE_LANGUAGE
 
 _LONGEST_LINE: Final = 2_000
 """Longer lines are data, not code."""
+_BEYOND_16_BITS: Final = re.compile("[\U00010000-\U0010ffff]")
+"""Characters that Qt counts as two."""
 
 _LIGHT: Final = {
     "comment": "#66736c",
@@ -153,6 +155,7 @@ class CodeHighlighter(QSyntaxHighlighter):
         is_continued = block.previous().blockFormat().intProperty(CODE_ID) == code_id
         # The state is the number of the block comment or string that is open, or -1.
         state = self.previousBlockState() if is_continued else -1
+        text = _BEYOND_16_BITS.sub("\ufffd\ufffd", text)
         self.setCurrentBlockState(self._highlight(text, language, state))
 
     def _highlight(self, text: str, language: _Language, state: int) -> int:

@@ -8,33 +8,24 @@ from __future__ import annotations
 
 from typing import Final
 
-from PySide6.QtCore import QEvent, QMimeData, QSize, Qt, QTimer, Signal
-from PySide6.QtGui import (
-    QFocusEvent,
-    QFontMetricsF,
-    QGuiApplication,
-    QInputMethodEvent,
-    QKeyEvent,
-    QTextOption,
-)
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QVBoxLayout, QWidget
+from PySide6.QtCore import QEvent, QMimeData, QSize, Qt, Signal
+from PySide6.QtGui import QFocusEvent, QFontMetricsF, QKeyEvent, QTextOption
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
-from desktop_app.ui.controls import IconButton, restyle
+from desktop_app.ui.controls import IconButton, WritingField, restyle
 from desktop_app.ui.theme import SEND_PADDING, Theme
 
 MOST_LINES: Final = 8
 _SEND_KEYS: Final = (Qt.Key.Key_Return, Qt.Key.Key_Enter)
 
 
-class ComposerText(QPlainTextEdit):
-    """A plain text field as high as its text, up to eight lines.
+class ComposerText(WritingField):
+    """A plain text field as high as its text, up to eight lines; Enter submits.
 
     Signals:
-        send_requested: Enter, with nothing left in composition.
         focus_changed(bool).
     """
 
-    send_requested = Signal()
     focus_changed = Signal(bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -44,15 +35,9 @@ class ComposerText(QPlainTextEdit):
         self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._preedit = ""
         self.document().setDocumentMargin(4)
         self.document().documentLayout().documentSizeChanged.connect(self._fit)
         self._fit()
-
-    @property
-    def is_composing(self) -> bool:
-        """A syllable is being put together and is not part of the text yet."""
-        return bool(self._preedit)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         shift = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
@@ -60,14 +45,7 @@ class ComposerText(QPlainTextEdit):
             super().keyPressEvent(event)
             return
         event.accept()
-        if self.is_composing:
-            # The syllable lives outside the text until the input method gives it up.
-            QGuiApplication.inputMethod().commit()
-        QTimer.singleShot(0, self, self._send_if_composed)
-
-    def inputMethodEvent(self, event: QInputMethodEvent) -> None:
-        self._preedit = event.preeditString()
-        super().inputMethodEvent(event)
+        self.submit()
 
     def insertFromMimeData(self, source: QMimeData) -> None:
         self.insertPlainText(source.text())
@@ -88,10 +66,6 @@ class ComposerText(QPlainTextEdit):
         super().changeEvent(event)
         if event.type() == QEvent.Type.FontChange:
             self._fit()
-
-    def _send_if_composed(self) -> None:
-        if not self.is_composing:
-            self.send_requested.emit()
 
     def _fit(self) -> None:
         line = QFontMetricsF(self.font()).lineSpacing()
@@ -147,9 +121,10 @@ class Composer(QWidget):
         outer.addWidget(self._box)
 
         self.setFocusProxy(self.field)
-        self.field.send_requested.connect(self._submit)
+        self.field.submitted.connect(self._submit)
         self.field.focus_changed.connect(self._show_focus)
         self.field.textChanged.connect(self._update_send)
+        self.field.composition_changed.connect(self._update_send)
         self.compare.toggled.connect(self._retranslate)
         self.send.clicked.connect(self._send_or_stop)
         theme.changed.connect(self._fit_send)
@@ -213,11 +188,10 @@ class Composer(QWidget):
         if self._is_busy:
             self.stop_requested.emit()
         else:
-            QGuiApplication.inputMethod().commit()
-            self._submit()
+            self.field.submit()
 
     def _can_send(self) -> bool:
-        return self._is_ready and not self._is_busy and bool(self.text().strip())
+        return self._is_ready and not self._is_busy and self.field.has_words
 
     def _fit_send(self) -> None:
         self.send.setFixedSize(self._theme.icon_size + QSize(SEND_PADDING, SEND_PADDING))

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from PySide6.QtCore import QSize, Qt
-from PySide6.QtGui import QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtCore import QSize, Qt, QTimer, Signal
+from PySide6.QtGui import (
+    QGuiApplication,
+    QInputMethodEvent,
+    QPainter,
+    QPaintEvent,
+    QResizeEvent,
+)
 from PySide6.QtWidgets import (
     QFrame,
     QLabel,
     QMessageBox,
+    QPlainTextEdit,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -42,6 +49,51 @@ class TextLabel(QLabel):
             policy = QSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
             policy.setHeightForWidth(True)
             self.setSizePolicy(policy)
+
+
+class WritingField(QPlainTextEdit):
+    """A text to write that knows of the Hangul syllable in composition, which is outside it.
+
+    Signals:
+        composition_changed: a syllable was begun, changed or given up.
+        submitted: ``submit`` was called, and nothing is left in composition.
+    """
+
+    composition_changed = Signal()
+    submitted = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._preedit = ""
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self._submit_if_composed)
+
+    @property
+    def is_composing(self) -> bool:
+        """A syllable is being put together and is not part of the text yet."""
+        return bool(self._preedit)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is more than spaces, in the text or in composition."""
+        return self.is_composing or bool(self.toPlainText().strip())
+
+    def submit(self) -> None:
+        """The person is done: take in the last syllable, then say so."""
+        if self.is_composing:
+            # The syllable lives outside the text until the input method gives it up.
+            QGuiApplication.inputMethod().commit()
+        self._soon.start(0)
+
+    def inputMethodEvent(self, event: QInputMethodEvent) -> None:
+        self._preedit = event.preeditString()
+        super().inputMethodEvent(event)
+        self.composition_changed.emit()
+
+    def _submit_if_composed(self) -> None:
+        if not self.is_composing:
+            self.submitted.emit()
 
 
 class ElidedLabel(QLabel):

@@ -54,6 +54,8 @@ class ConversationView(QWidget):
         self._ready: PendingComparison | None = None
         self._mark: ContextMark | None = None
         self._conversation = ""
+        self._keys: list[str] = []
+        self._drafts: dict[str, str] = {}
         self.list = VirtualList(self._make_row, self._estimate, theme)
         self.empty = EmptyState(theme)
         self.empty.suggestion_chosen.connect(self.suggestion_chosen)
@@ -80,7 +82,7 @@ class ConversationView(QWidget):
     # --- what the services tell ---
 
     def _on_opened(self, conversation_id: str) -> None:
-        self.list.set_keys([])
+        self._show_rows([])
         self._conversation = conversation_id
         self._load()
         self.list.scroll_to_end()
@@ -167,9 +169,19 @@ class ConversationView(QWidget):
             if isinstance(row, ContextMarkRow):
                 row.show_mark(self._mark)
                 self.list.row_changed(mark)
-        self.list.set_keys(keys)
+        self._show_rows(keys)
         self._refresh_rows()
         self._stack.setCurrentWidget(self.list if messages else self.empty)
+
+    def _show_rows(self, keys: list[str]) -> None:
+        """What was begun in an editor of a row that goes is kept until it is made again."""
+        staying = set(keys)
+        for key in self._keys:
+            row = None if key in staying else self.list.row(key)
+            if isinstance(row, UserCard | CompletionCard) and row.editor is not None:
+                self._drafts[key] = row.editor.text()
+        self._keys = keys
+        self.list.set_keys(keys)
 
     def _refresh_rows(self) -> None:
         """What is allowed, and where each message stands among its siblings."""
@@ -196,13 +208,18 @@ class ConversationView(QWidget):
         if key.startswith(_MARK):
             assert self._mark is not None
             return ContextMarkRow(self._theme, self._mark)
-        message = self._messages[key]
+        card = self._make_card(self._messages[key])
+        if key in self._drafts:
+            card.open_editor(self._drafts.pop(key))
+        return card
+
+    def _make_card(self, message: StoredMessage) -> UserCard | CompletionCard:
         if message.role == "user":
             card = UserCard(self._chat, self._theme, message)
-            card.refresh(message, is_last=key == self._last_id)
+            card.refresh(message, is_last=message.id == self._last_id)
             return card
         if message.state == "partial":
-            message = self._messages[key] = self._chat.message(key)
+            message = self._messages[message.id] = self._chat.message(message.id)
         return CompletionCard(self._chat, self._feedback, self._theme, message)
 
     def _estimate(self, key: str, width: int) -> int:

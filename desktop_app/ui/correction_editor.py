@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 from PySide6.QtCore import QEvent, Qt, Signal
-from PySide6.QtGui import QGuiApplication, QKeyEvent, QTextCursor
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QVBoxLayout, QWidget
+from PySide6.QtGui import QKeyEvent, QTextCursor
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
-from desktop_app.ui.controls import Button, TextLabel
+from desktop_app.ui.controls import Button, TextLabel, WritingField
 
 _FEWEST_LINES: Final = 2
 _MOST_LINES: Final = 14
@@ -19,18 +19,23 @@ _SPACE: Final = 36
 """Frame, padding and what rounding of the line height takes away."""
 
 
-class _Field(QPlainTextEdit):
+class _Field(WritingField):
     """Ctrl+Enter submits, Escape leaves."""
 
-    submitted = Signal()
     escaped = Signal()
+
+    def event(self, event: QEvent) -> bool:
+        """Escape belongs to the field while it has the focus, not to the window."""
+        is_asked_for = event.type() == QEvent.Type.ShortcutOverride
+        if is_asked_for and isinstance(event, QKeyEvent) and event.key() == Qt.Key.Key_Escape:
+            event.accept()
+            return True
+        return super().event(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         is_enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
         if is_enter and event.modifiers() & Qt.KeyboardModifier.ControlModifier:
-            # A Hangul syllable still being composed is not in the text yet.
-            QGuiApplication.inputMethod().commit()
-            self.submitted.emit()
+            self.submit()
         elif event.key() == Qt.Key.Key_Escape:
             self.escaped.emit()
         else:
@@ -65,27 +70,28 @@ class CorrectionEditor(QFrame):
         buttons.addWidget(self._hint, 1)
         buttons.addWidget(self._cancel)
         buttons.addWidget(self._save)
+        self.setFocusProxy(self._field)
         column = QVBoxLayout(self)
         column.setContentsMargins(14, 12, 14, 12)
         column.addWidget(self._question)
         column.addWidget(self._field)
         column.addLayout(buttons)
-        self._save.clicked.connect(self._submit)
+        self._save.clicked.connect(self._field.submit)
         self._cancel.clicked.connect(self.cancelled)
         self._field.submitted.connect(self._submit)
         self._field.escaped.connect(self.cancelled)
         self._field.textChanged.connect(self._on_text_changed)
+        self._field.composition_changed.connect(self._update_save)
         self._retranslate()
 
     def open(self, question: str, text: str, save: str) -> None:
-        """Show a text to be changed and put the cursor at its end."""
+        """Show a text to be changed, with the cursor at its end."""
         self._question.setText(question)
         self._field.setAccessibleName(question)
         self._save.setText(save)
         self._field.setPlainText(text)
         self._field.moveCursor(QTextCursor.MoveOperation.End)
         self.show()
-        self._field.setFocus()
 
     def rename(self, question: str, save: str) -> None:
         """The same in another language."""
@@ -96,7 +102,7 @@ class CorrectionEditor(QFrame):
     def allow_saving(self, is_allowed: bool) -> None:
         """While it is not, the text can be changed, and it stays."""
         self._is_allowed = is_allowed
-        self._save.setEnabled(is_allowed and bool(self._field.toPlainText().strip()))
+        self._update_save()
 
     def text(self) -> str:
         return self._field.toPlainText()
@@ -133,9 +139,12 @@ class CorrectionEditor(QFrame):
             self.saved.emit(text)
 
     def _on_text_changed(self) -> None:
-        self.allow_saving(self._is_allowed)
+        self._update_save()
         if self.isVisible():
             self.height_changed.emit()
+
+    def _update_save(self) -> None:
+        self._save.setEnabled(self._is_allowed and self._field.has_words)
 
     def _retranslate(self) -> None:
         self._cancel.setText(self.tr("Cancel"))

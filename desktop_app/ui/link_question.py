@@ -22,7 +22,7 @@ class LinkQuestion(QMessageBox):
         self._url = url
         coded = QUrl.ComponentFormattingOption.FullyEncoded
         place = url.path(coded) if url.scheme().lower() == "mailto" else url.host(coded)
-        address = bytes(url.toEncoded().data()).decode("ascii", "replace")
+        address = self._address = bytes(url.toEncoded().data()).decode("ascii", "replace")
         if len(address) > LONGEST_ADDRESS:
             address = address[:LONGEST_ADDRESS] + "…"
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -44,4 +44,4 @@ class LinkQuestion(QMessageBox):
         if self.clickedButton() is self._open:
             QDesktopServices.openUrl(self._url)
         elif self.clickedButton() is self._copy:
-            QGuiApplication.clipboard().setText(self._url.toString())
+            QGuiApplication.clipboard().setText(self._address)

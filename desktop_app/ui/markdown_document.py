@@ -10,6 +10,7 @@ Spacing: a block's distance is always its *top* margin, so it never changes when
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import (
     QBrush,
     QFont,
+    QFontMetricsF,
     QTextBlockFormat,
     QTextCharFormat,
     QTextCursor,
@@ -46,7 +48,6 @@ TASK: Final = QTextFormat.Property.UserProperty.value + 5
 """On the first block of a task: whether it is done."""
 CODE_LANGUAGE: Final = QTextFormat.Property.BlockCodeLanguage.value
 
-INDENT: Final = 26
 QUOTE_INDENT: Final = 16
 CODE_PADDING: Final = 12
 CODE_HEADER: Final = 32
@@ -66,20 +67,23 @@ class CodeBlock:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where blocks are written: how far indented, in which quotations."""
+    """Where blocks are written: how far indented, in which quotations, beside wide numbers."""
 
     indent: int = 0
     bars: tuple[int, ...] = ()
+    beyond: int = 0
 
     @property
     def left(self) -> int:
-        return len(self.bars) * QUOTE_INDENT
+        return len(self.bars) * QUOTE_INDENT + self.beyond
 
-    def in_item(self) -> _Place:
-        return _Place(self.indent + 1, self.bars)
+    def in_item(self, beyond: int) -> _Place:
+        """In an item whose number needs so much more room than the indent has."""
+        return _Place(self.indent + 1, self.bars, self.beyond + beyond)
 
-    def in_quote(self) -> _Place:
-        return _Place(self.indent, (*self.bars, self.indent * INDENT + self.left + 2))
+    def in_quote(self, indent_width: int) -> _Place:
+        bar = self.indent * indent_width + self.left + 2
+        return _Place(self.indent, (*self.bars, bar), self.beyond)
 
 
 class DocumentWriter:
@@ -93,16 +97,17 @@ class DocumentWriter:
     def __init__(self, document: QTextDocument, style: TextStyle) -> None:
         self._document = document
         self._cursor = QTextCursor(document)
-        self._style = style
-        self._text = InlineWriter(style)
         self._last_code_id = 0
         self.is_fresh = True
         self.code_blocks: list[CodeBlock] = []
+        self.set_style(style)
 
     def set_style(self, style: TextStyle) -> None:
         """For what is written from now on."""
         self._style = style
         self._text = InlineWriter(style)
+        self._indent_width = math.ceil(self._number_width(99))
+        self._document.setIndentWidth(self._indent_width)
 
     def cut(self, position: int, is_fresh: bool) -> None:
         """Remove everything from ``position`` on; ``is_fresh`` is as it was there."""
@@ -129,7 +134,7 @@ class DocumentWriter:
         node = SyntaxTreeNode(block.tokens)
         if block.is_item:
             gap = self._em(0.75) if block.is_first_item else self._em(0.4)
-            self._write_item(node.children[0], _Place().in_item(), gap, block.number)
+            self._write_item(node.children[0], _Place(), gap, block.number)
         else:
             for child in node.children:
                 self._write_block(child, _Place(), self._em(0.75))
@@ -168,7 +173,7 @@ class DocumentWriter:
             case "bullet_list" | "ordered_list":
                 self._write_list(node, place, gap)
             case "blockquote":
-                self._write_blocks(node.children, place.in_quote(), gap)
+                self._write_blocks(node.children, place.in_quote(self._indent_width), gap)
             case "fence" | "code_block":
                 self._write_code(node, place, gap)
             case "table":
@@ -191,14 +196,16 @@ class DocumentWriter:
     def _write_list(self, node: SyntaxTreeNode, place: _Place, gap: float) -> None:
         number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
         for item in node.children:
-            self._write_item(item, place.in_item(), min(gap, self._em(0.4)), number)
+            self._write_item(item, place, min(gap, self._em(0.4)), number)
             number = None if number is None else number + 1
 
     def _write_item(
-        self, item: SyntaxTreeNode, place: _Place, gap: float, number: int | None
+        self, item: SyntaxTreeNode, outside: _Place, gap: float, number: int | None
     ) -> None:
         """An item is a list of its own: so one can be frozen while the next is written."""
         children = list(item.children)
+        width = 0 if number is None else math.ceil(self._number_width(number))
+        place = outside.in_item(max(0, width - self._indent_width))
         self._new_block(place, gap)
         if number is None:
             self._set_property(BULLET, min(place.indent, 3))
@@ -209,7 +216,8 @@ class DocumentWriter:
             marker.setStart(number)
             self._cursor.createList(marker)
         if children and children[0].type == "paragraph":
-            self._write_inline(children.pop(0), self._base_format(place), is_item=True)
+            paragraph = children.pop(0)
+            self._write_inline(paragraph, self._base_format(place), may_be_task=number is None)
         elif children and children[0].type == "heading":
             text = self._base_format(place)
             text.setFontWeight(QFont.Weight.DemiBold)
@@ -243,7 +251,7 @@ class DocumentWriter:
         table_format.setCellSpacing(0)
         table_format.setTopMargin(gap)
         table_format.setBottomMargin(self._em(0.75))
-        table_format.setLeftMargin(place.left + place.indent * INDENT)
+        table_format.setLeftMargin(place.left + place.indent * self._indent_width)
         table_format.setHeaderRowCount(1)
         table_format.setColumnWidthConstraints(
             [QTextLength(QTextLength.Type.VariableLength, 0)] * columns
@@ -300,11 +308,11 @@ class DocumentWriter:
         self._cursor.mergeBlockFormat(more)
 
     def _write_inline(
-        self, node: SyntaxTreeNode, base: QTextCharFormat, *, is_item: bool = False
+        self, node: SyntaxTreeNode, base: QTextCharFormat, *, may_be_task: bool = False
     ) -> None:
         for inline in node.children:
             tokens = list((inline.token.children if inline.token is not None else None) or [])
-            if is_item and tokens and (task := is_task(tokens[0].content)) is not None:
+            if may_be_task and tokens and (task := is_task(tokens[0].content)) is not None:
                 self._set_property(TASK, task[0])
                 tokens[0] = tokens[0].copy(content=tokens[0].content[task[1] :])
             self._text.write(self._cursor, tokens, base)
@@ -314,6 +322,10 @@ class DocumentWriter:
         if place.bars:
             text.setForeground(self._style.muted)
         return text
+
+    def _number_width(self, number: int) -> float:
+        """What an item's number takes: Qt leaves a space between it and the text."""
+        return QFontMetricsF(self._style.body).horizontalAdvance(f"{number}. ")
 
     def _em(self, factor: float) -> float:
         return round(self._style.size * 1.35 * factor)

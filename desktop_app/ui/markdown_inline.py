@@ -62,7 +62,7 @@ class InlineWriter:
     def write(self, cursor: QTextCursor, tokens: Sequence[Token], base: QTextCharFormat) -> None:
         """Write the inline tokens of a block."""
         formats = [base]
-        after_link = ""
+        is_linked, after_link = False, ""
         for token in tokens:
             top = formats[-1]
             match token.type:
@@ -75,13 +75,15 @@ class InlineWriter:
                     code.setBackground(self._style.code_background)
                     self._insert(cursor, token.content, code)
                 case "image":
-                    self._write_image(cursor, token, top)
+                    self._write_image(cursor, token, top, is_linked=is_linked)
                 case "link_open":
                     target = str(token.attrs.get("href", ""))
                     link = self._link_format(top, target)
+                    is_linked = True
                     after_link = "" if link.isAnchor() else f" ({target})"
                     formats.append(link)
                 case "link_close":
+                    is_linked = False
                     formats.pop()
                     self._insert(cursor, after_link, formats[-1])
                 case "strong_open" | "em_open" | "s_open":
@@ -96,16 +98,21 @@ class InlineWriter:
         start = 0
         if not base.isAnchor() and "://" in text:
             for match in _BARE_URL.finditer(text):
-                address = match[0].rstrip(_AFTER_URL)
+                address = _without_end(match[0])
                 self._insert(cursor, text[start : match.start()], base)
                 self._insert(cursor, address, self._link_format(base, address))
                 start = match.start() + len(address)
         self._insert(cursor, text[start:], base)
 
-    def _write_image(self, cursor: QTextCursor, token: Token, base: QTextCharFormat) -> None:
-        """A model's picture is never loaded: its description stands there, as a link."""
+    def _write_image(
+        self, cursor: QTextCursor, token: Token, base: QTextCharFormat, *, is_linked: bool
+    ) -> None:
+        """A model's picture is never loaded: its description stands there, as a link.
+
+        Inside a link it leads where that leads.
+        """
         target = str(token.attrs.get("src", ""))
-        link = self._link_format(base, target)
+        link = base if is_linked else self._link_format(base, target)
         self._insert(cursor, token.content or target, link)
         if not link.isAnchor() and token.content:
             self._insert(cursor, f" ({target})", base)
@@ -138,6 +145,19 @@ def is_safe_link(url: QUrl) -> bool:
     if url.scheme().lower() == "mailto":
         return bool(url.path())
     return url.isValid() and url.scheme().lower() in _SAFE_SCHEMES and bool(url.host())
+
+
+def _without_end(address: str) -> str:
+    """Without the punctuation behind it; a bracket that was opened in it is a part of it."""
+    extra_brackets = address.count(")") - address.count("(")
+    end = len(address)
+    while address[end - 1] in _AFTER_URL:
+        if address[end - 1] == ")":
+            if extra_brackets <= 0:
+                break
+            extra_brackets -= 1
+        end -= 1
+    return address[:end]
 
 
 def _emphasised(base: QTextCharFormat, kind: str) -> QTextCharFormat:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from markdown_it import MarkdownIt
+from markdown_it.parser_block import ParserBlock
 from markdown_it.parser_inline import ParserInline
+from markdown_it.rules_block import StateBlock, list_block
 from markdown_it.rules_inline import StateInline
 from markdown_it.rules_inline.state_inline import Scanned
 from markdown_it.token import Token
@@ -26,6 +28,8 @@ BREAK: Final = "\u200b"
 
 _FENCE = re.compile(r"^( {0,3})(`{3,}(?=[^`]*$)|~{3,})")
 _TASK = re.compile(r"^\[([ xX])\] +")
+_DATE = re.compile(r"\d{4}\. ?(?:\d{1,2}\.|\d{0,2}\s*$)")
+"""``2024. 3. 15.`` or what can become it: a Korean date, not the item of a list."""
 _UNFINISHED_UNDERLINE = re.compile(r"\n {0,3}(?:-+|=+) *$")
 _UNFINISHED_FENCE = re.compile(r"(?:^|\n) {0,3}`{1,2}$")
 _EMPTY_ITEM = re.compile(r"\n *(?:[-*+]|\d{1,9}[.)]?) *$")
@@ -65,9 +69,44 @@ class _ChatParserInline(ParserInline):
         return state.tokens
 
 
+class _ChatParserBlock(ParserBlock):
+    """What is nested too deep to be taken apart is a paragraph; it would be dropped."""
+
+    def tokenize(self, state: StateBlock, startLine: int, endLine: int) -> None:
+        line = state.skipEmptyLines(startLine)
+        is_too_deep = state.level >= state.md.options.maxNesting
+        if not is_too_deep or line >= endLine or state.sCount[line] < state.blkIndent:
+            super().tokenize(state, startLine, endLine)
+            return
+        state.push("paragraph_open", "p", 1).map = [line, endLine]
+        inline = state.push("inline", "", 0)
+        inline.content = state.getLines(line, endLine, state.blkIndent, False).strip()
+        inline.map, inline.children = [line, endLine], []
+        state.push("paragraph_close", "p", -1)
+        state.line = endLine
+
+
+def _list_without_dates(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    return not _is_date(state, start) and list_block(state, start, end, silent)
+
+
+def _date_ends_list(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    return silent and _is_date(state, start)
+
+
+def _is_date(state: StateBlock, line: int) -> bool:
+    begin = state.bMarks[line] + state.tShift[line]
+    return _DATE.match(state.src[begin : state.eMarks[line]]) is not None
+
+
 def _make_parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": 40})
     parser.enable(["table", "strikethrough"])
+    block = _ChatParserBlock()
+    block.ruler.enableOnly(parser.block.ruler.get_active_rules())
+    block.ruler.at("list", _list_without_dates, {"alt": ["paragraph", "reference", "blockquote"]})
+    block.ruler.before("list", "date", _date_ends_list, {"alt": ["list"]})
+    parser.block = block
     inline = _ChatParserInline()
     inline.ruler.enableOnly(parser.inline.ruler.get_active_rules())
     inline.ruler2.enableOnly(parser.inline.ruler2.get_active_rules())

@@ -82,12 +82,18 @@ class UserCard(RowWidget):
     def begin_edit(self) -> None:
         """Change the text in place; saving asks the turn again as a sibling."""
         if self.editor is None:
-            self.editor = CorrectionEditor(self)
-            self.editor.saved.connect(self._save_edit)
-            self.editor.cancelled.connect(self._end_edit)
-            self.editor.height_changed.connect(self.height_changed)
-            self.editor.open(self._question(), self._message.content, self.tr("Send again"))
+            self.open_editor(self._message.content).setFocus()
             self.height_changed.emit()
+
+    def open_editor(self, text: str) -> CorrectionEditor:
+        """Let the person go on with a changed text."""
+        self.editor = editor = CorrectionEditor(self)
+        editor.saved.connect(self._save_edit)
+        editor.cancelled.connect(self._end_edit)
+        editor.height_changed.connect(self.height_changed)
+        editor.open(self._question(), text, self.tr("Send again"))
+        editor.allow_saving(not self._chat.is_busy)
+        return editor
 
     def arrange(self, width: int) -> int:
         if self.editor is not None:
@@ -129,11 +135,14 @@ class UserCard(RowWidget):
             self._retranslate()
 
     def _save_edit(self, text: str) -> None:
-        if text == self._message.content.strip():
-            self._end_edit()
-        else:
-            self._chat.edit(self._message.id, text)
-            self._end_edit()  # not reached where that failed: the words stay
+        self._end_edit()
+        if text != self._message.content.strip():
+            try:
+                self._chat.edit(self._message.id, text)
+            except Exception:
+                self.open_editor(text).setFocus()  # the words stay
+                self.height_changed.emit()
+                raise
 
     def _end_edit(self) -> None:
         if self.editor is not None:
@@ -288,14 +297,19 @@ class CompletionCard(RowWidget):
     def begin_correction(self) -> None:
         """Ask what the person would have wanted to read."""
         if self.editor is None:
-            self.editor = CorrectionEditor(self)
-            self.editor.saved.connect(self._save_correction)
-            self.editor.cancelled.connect(self._end_correction)
-            self.editor.height_changed.connect(self.height_changed)
             standing = self._feedback.of_message(self._message.id).correction
             text = self._message.content if standing is None else standing.completion.text
-            self.editor.open(self._question(), text, self.tr("Save"))
+            self.open_editor(text).setFocus()
             self.height_changed.emit()
+
+    def open_editor(self, text: str) -> CorrectionEditor:
+        """Let the person go on with a correction."""
+        self.editor = editor = CorrectionEditor(self)
+        editor.saved.connect(self._save_correction)
+        editor.cancelled.connect(self._end_correction)
+        editor.height_changed.connect(self.height_changed)
+        editor.open(self._question(), text, self.tr("Save"))
+        return editor
 
     def arrange(self, width: int) -> int:
         is_partial = self._message.state == "partial"

@@ -25,7 +25,6 @@ from desktop_app.ui.markdown_document import (
     CODE_ID,
     CODE_LANGUAGE,
     CODE_PADDING,
-    INDENT,
     QUOTE_BARS,
     RULE,
     TASK,
@@ -84,7 +83,7 @@ class _Decorations:
         """Paint the panel of the code that ``block`` belongs to; returns the block behind it."""
         tokens, painter = self._theme.tokens, self._painter
         code_id = block.blockFormat().intProperty(CODE_ID)
-        left = _left_of(block.blockFormat()) - CODE_PADDING
+        left = self._left_of(block.blockFormat()) - CODE_PADDING
         is_first = not is_code_line(block.previous(), code_id)
         top = self._rect(block).top() - CODE_HEADER - (0 if is_first else _BEYOND)
         last = block
@@ -120,7 +119,8 @@ class _Decorations:
         block_format, line = block.blockFormat(), block.layout().lineAt(0)
         height = QFontMetricsF(self._document.defaultFont()).xHeight()
         middle = rect.top() + line.y() + line.ascent() - height / 2
-        centre = QPointF(_left_of(block_format) - INDENT / 2, middle)
+        x = self._left_of(block_format) - self._document.indentWidth() / 2
+        centre = QPointF(x, middle)
         task = block_format.property(TASK)
         if task is not None:
             self._paint_task(centre, bool(task))
@@ -152,6 +152,5 @@ class _Decorations:
     def _rect(self, block: QTextBlock) -> QRectF:
         return self._document.documentLayout().blockBoundingRect(block)
 
-
-def _left_of(block_format: QTextBlockFormat) -> float:
-    return block_format.leftMargin() + block_format.indent() * INDENT
+    def _left_of(self, block_format: QTextBlockFormat) -> float:
+        return block_format.leftMargin() + block_format.indent() * self._document.indentWidth()

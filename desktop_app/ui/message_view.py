@@ -33,14 +33,11 @@ from PySide6.QtWidgets import QFrame, QTextBrowser, QToolButton, QWidget
 
 from desktop_app.ui.code_highlighter import CodeHighlighter
 from desktop_app.ui.link_question import LinkQuestion
-from desktop_app.ui.markdown_document import (
-    CODE_HEADER,
-    CODE_ID,
-    INDENT,
-)
+from desktop_app.ui.markdown_document import CODE_HEADER, CODE_ID
 from desktop_app.ui.markdown_inline import TextStyle, is_safe_link
 from desktop_app.ui.markdown_parser import BREAK
 from desktop_app.ui.message_decorations import is_code_line, paint_decorations
+from desktop_app.ui.selected_text import selected_text
 from desktop_app.ui.streaming_document import StreamingDocument
 from desktop_app.ui.theme import Theme
 
@@ -104,7 +101,6 @@ class MessageView(QTextBrowser):
         # of an earlier view, where Qt has used the same address again.
         document = QTextDocument(self)
         document.setDocumentMargin(0)
-        document.setIndentWidth(INDENT)
         self.setDocument(document)
         self.anchorClicked.connect(self._ask_to_open)
         self._streaming = StreamingDocument(self.document(), self._text_style())
@@ -145,7 +141,7 @@ class MessageView(QTextBrowser):
         self._show_unseen()
         if not self._is_complete:
             self._is_complete = True
-            selection = self._selection()
+            selection = self._selection(0)
             self._streaming.finish()
             self._select(selection)
             self._after_drawing()
@@ -201,8 +197,11 @@ class MessageView(QTextBrowser):
         menu.popup(event.globalPos())
 
     def createMimeDataFromSelection(self) -> QMimeData:
+        cursor = self.textCursor()
+        last = self.document().characterCount() - 1
+        is_all = (cursor.selectionStart(), cursor.selectionEnd()) == (0, last)
         data = QMimeData()
-        data.setText(self.textCursor().selection().toPlainText().replace(BREAK, ""))
+        data.setText(self.raw if is_all else selected_text(cursor))
         return data
 
     def changeEvent(self, event: QEvent) -> None:
@@ -233,10 +232,14 @@ class MessageView(QTextBrowser):
         if not self._unseen:
             return
         text, self._unseen = self._unseen, ""
-        self._is_complete = False
         began = time.monotonic()
-        selection = self._selection()
-        self._streaming.append(text)
+        if self._is_complete:  # what was drawn as an end is none: draw it anew
+            self._is_complete = False
+            selection = self._selection(0)
+            self._streaming.set_markdown(self.raw, is_complete=False)
+        else:
+            selection = self._selection(self._streaming.frozen_position)
+            self._streaming.append(text)
         self._select(selection)
         self._after_drawing()
         ended = time.monotonic()
@@ -250,10 +253,10 @@ class MessageView(QTextBrowser):
             if self.fit(self._width, shrink=self._shrinks) != height:
                 self.height_changed.emit()
 
-    def _selection(self) -> tuple[int, int] | None:
+    def _selection(self, drawn_again_from: int) -> tuple[int, int] | None:
         """Anchor and position where a selection reaches into what will be drawn again."""
         cursor = self.textCursor()
-        if not cursor.hasSelection() or cursor.selectionEnd() <= self._streaming.frozen_position:
+        if not cursor.hasSelection() or cursor.selectionEnd() <= drawn_again_from:
             return None
         return cursor.anchor(), cursor.position()
 

@@ -84,6 +84,8 @@ class StreamingDocument:
     def finish(self) -> None:
         """No more text comes: draw the tail as it is."""
         with _Editing(self._document):
+            if self._fence is None:  # its last line may be a definition
+                parse(self._text[self._start :], self._references)
             if self._references:  # a definition at the end changes links anywhere before it
                 self._writer.cut(0, True)
                 self._draw_all()

@@ -24,7 +24,7 @@ from PySide6.QtGui import (
     QPen,
     QResizeEvent,
 )
-from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QWidget
+from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QPlainTextEdit, QSizePolicy, QWidget
 
 from desktop_app.ui.controls import IconButton
 from desktop_app.ui.message_view import KEYBOARD_REASONS
@@ -371,7 +371,8 @@ class VirtualList(QAbstractScrollArea):
             if row is sender:
                 self.row_changed(key)
                 focused = row.window().focusWidget()
-                if focused is not None and row.isAncestorOf(focused):
+                # A field that is written in; a text that is only read stays where it is.
+                if isinstance(focused, QPlainTextEdit) and row.isAncestorOf(focused):
                     self.show_widget(focused)
                 return
 

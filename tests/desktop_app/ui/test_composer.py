@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 from PySide6.QtCore import QCoreApplication, QMimeData, Qt
 from PySide6.QtGui import QGuiApplication, QInputMethodEvent
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from desktop_app.ui.composer import MOST_LINES, Composer
+from desktop_app.ui.correction_editor import CorrectionEditor
 from desktop_app.ui.theme import Theme
 
 
@@ -82,6 +83,40 @@ def test_a_syllable_that_is_not_given_up_is_not_cut_off(qtbot: QtBot, composer: 
         press_enter(qtbot, composer)  # no input method answers here
     assert composer.text() == "안녕하세"
     assert composer.field.is_composing
+
+
+def test_a_syllable_alone_can_be_sent_with_the_mouse(qtbot: QtBot, composer: Composer) -> None:
+    compose(composer, "네")
+    assert composer.send.isEnabled()
+    with qtbot.waitSignal(composer.submitted) as sent:
+        qtbot.mouseClick(composer.send, Qt.MouseButton.LeftButton)
+        compose(composer, "", commit="네")
+    assert sent.args == ["네", False]
+
+
+def test_a_click_never_sends_half_of_a_word(qtbot: QtBot, composer: Composer) -> None:
+    compose(composer, "", commit="안녕하세")
+    compose(composer, "요")
+    with qtbot.assertNotEmitted(composer.submitted, wait=30):
+        qtbot.mouseClick(composer.send, Qt.MouseButton.LeftButton)  # no input method answers
+
+
+def test_a_correction_takes_the_syllable_in_composition_along(qtbot: QtBot) -> None:
+    editor = CorrectionEditor()
+    qtbot.addWidget(editor)
+    editor.open("What?", "", "Save")
+    field = editor.focusProxy()
+    QCoreApplication.sendEvent(field, QInputMethodEvent("네", []))
+    save = next(b for b in editor.findChildren(QPushButton) if b.text() == "Save")
+    assert save.isEnabled()
+    with qtbot.assertNotEmitted(editor.saved, wait=30):
+        save.click()
+    with qtbot.waitSignal(editor.saved) as saved:
+        qtbot.keyClick(field, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+        event = QInputMethodEvent("", [])
+        event.setCommitString("네")
+        QCoreApplication.sendEvent(field, event)
+    assert saved.args == ["네"]
 
 
 def test_enter_once_is_enough_after_composition(qtbot: QtBot, composer: Composer) -> None:

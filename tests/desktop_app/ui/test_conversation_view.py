@@ -138,6 +138,19 @@ def test_the_end_is_followed_only_while_it_is_shown(stage: Stage) -> None:
     assert is_at_end(stage)
 
 
+def test_a_text_that_was_clicked_into_does_not_move_while_it_is_written(
+    stage: Stage, qtbot: QtBot
+) -> None:
+    stage.chat.send("Tell me a lot")
+    stage.say("line of text\n\n" * 40)
+    view = stage.card().view
+    in_sight = QPoint(20, view.height() - 20)
+    qtbot.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=in_sight)
+    assert view.hasFocus()
+    stage.say("more of it\n\n" * 5)
+    assert is_at_end(stage)
+
+
 def test_a_button_leads_to_the_latest_message(stage: Stage, qtbot: QtBot) -> None:
     stage.fill(40)
     jump = named_in_list(stage, "Jump to the latest message")
@@ -222,12 +235,12 @@ def test_a_thumb_down_offers_a_correction_which_is_saved(stage: Stage, qtbot: Qt
     qtbot.keyClick(
         editor.focusWidget() or editor, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier
     )
+    qtbot.waitUntil(lambda: stage.card().editor is None)
     correction = stage.feedback.of_message(stage.messages()[-1].id).correction
     assert correction is not None
     assert correction.completion.text == "Good morning!"
     assert correction.corrects is not None
     assert correction.corrects.text == "Go away."
-    assert stage.card().editor is None
     assert stage.card().corrected.isVisible()
 
 
@@ -253,6 +266,53 @@ def test_an_open_correction_survives_scrolling_away(stage: Stage, qtbot: QtBot) 
     stage.view.scroll_to_end()
     assert stage.view.list.row(ids[-1]) is not None
     assert stage.card().editor is editor
+    assert editor.text() == "half writ"
+
+
+def test_what_is_being_changed_comes_back_with_its_conversation(stage: Stage, qtbot: QtBot) -> None:
+    stage.turn("Helo", "What?")
+    first = stage.chat.current_conversation
+    click(qtbot, named(stage, 0, "Edit"))
+    click(qtbot, stage.card().down)
+    for card, text in ((stage.user_card(), "Hell"), (stage.card(), "Good mor")):
+        assert card.editor is not None
+        card.editor.set_text(text)
+    stage.fill(2)
+    stage.chat.open_conversation(first)
+    for card, text in ((stage.user_card(), "Hell"), (stage.card(), "Good mor")):
+        assert card.editor is not None
+        assert card.editor.isVisible()
+        assert card.editor.text() == text
+        qtbot.keyClick(card.editor.focusProxy(), Qt.Key.Key_Escape)
+    stage.fill(2)
+    stage.chat.open_conversation(first)
+    assert (stage.user_card().editor, stage.card().editor) == (None, None)
+
+
+def test_what_was_changed_and_sent_is_no_draft(stage: Stage, qtbot: QtBot) -> None:
+    stage.turn("Helo", "What?")
+    click(qtbot, named(stage, 0, "Edit"))
+    editor = stage.user_card(0).editor
+    assert editor is not None
+    editor.saved.emit("Hello")
+    stage.engine.answer("Hi!")
+    click(qtbot, named(stage, 0, "Previous version"))
+    assert stage.user_card(0).view.raw == "Helo"
+    assert stage.user_card(0).editor is None
+
+
+def test_a_correction_half_written_comes_back_with_its_sibling(stage: Stage, qtbot: QtBot) -> None:
+    stage.turn("Hello", "First.")
+    click(qtbot, stage.card().down)
+    editor = stage.card().editor
+    assert editor is not None
+    editor.set_text("half writ")
+    click(qtbot, named(stage, -1, "Write it again"))
+    stage.engine.answer("Second.")
+    assert stage.card().editor is None
+    click(qtbot, named(stage, -1, "Previous version"))
+    editor = stage.card().editor
+    assert editor is not None
     assert editor.text() == "half writ"
 
 
@@ -294,6 +354,7 @@ def test_an_edit_stays_open_while_something_is_written(stage: Stage, qtbot: QtBo
     assert stage.user_card(0).editor is editor
     assert editor.text() == "Hello"
     click(qtbot, save)
+    qtbot.waitUntil(lambda: stage.chat.is_busy)
     stage.engine.answer("Hi!")
     assert [m.content for m in stage.messages()] == ["Hello", "Hi!"]
 

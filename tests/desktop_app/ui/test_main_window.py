@@ -10,6 +10,7 @@ from pytestqt.qtbot import QtBot
 
 from desktop_app.errors import UserError
 from desktop_app.settings import Settings
+from desktop_app.ui.message_card import CompletionCard
 from desktop_app.ui.window_state import FILE_NAME, load_window_state
 from tests.desktop_app.ui.home import Home, button
 
@@ -66,6 +67,21 @@ def test_escape_stops_and_the_text_stays(qtbot: QtBot, home: Home) -> None:
     path = home.chat.messages(home.chat.current_conversation)
     assert path[-1].state == "stopped"
     assert path[-1].content
+
+
+def test_escape_in_a_correction_leaves_the_correction(qtbot: QtBot, home: Home) -> None:
+    home.ask("Hello")
+    rows = home.window.chat_page.view.list.rows()
+    row = next(row for row in rows if isinstance(row, CompletionCard))
+    qtbot.mouseClick(row.down, Qt.MouseButton.LeftButton)
+    home.engine.is_held = True
+    home.chat.send("And more")
+    assert row.editor is not None
+    qtbot.keyClick(row.editor.focusProxy(), Qt.Key.Key_Escape)
+    assert row.editor is None
+    assert home.chat.is_busy
+    home.engine.is_held = False
+    qtbot.waitUntil(lambda: not home.chat.is_busy)
 
 
 def test_regenerating_by_key_makes_a_sibling(qtbot: QtBot, home: Home) -> None:

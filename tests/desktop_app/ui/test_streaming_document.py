@@ -142,6 +142,44 @@ def test_other_marks_stay_as_they_are(text: str) -> None:
     assert document.toPlainText() == text
 
 
+def test_a_definition_in_the_last_line_counts() -> None:
+    text = "See [the page][1].\n\nMore.\n\n[1]: https://a.example"
+    assert describe(streamed(text, 1)) == describe(drawn_at_once(text))
+
+
+def test_a_date_is_no_list() -> None:
+    text = (
+        "2024. 3. 15. 회의\n\n- 할 일\n\n  2024. 3. 16. 발표\n\n"
+        "1. 하나\n\n2024. 3. 17. 끝\n\n2025. no date"
+    )
+    lines = [line[0] for line in describe(drawn_at_once(text))]
+    assert lines == [
+        "2024. 3. 15. 회의",
+        "할 일",
+        "2024. 3. 16. 발표",
+        "하나",
+        "2024. 3. 17. 끝",
+        "no date",
+    ]
+    document, streaming = new_document()
+    for letter in "2024. 3. 15. 회의":
+        streaming.append(letter)
+        assert document.begin().textList() is None
+
+
+def test_a_task_with_a_number_keeps_both() -> None:
+    lines = describe(drawn_at_once("1. [x] Done"))
+    assert [line[0] for line in lines] == ["[x] Done"]
+
+
+def test_what_is_nested_too_deep_is_shown_plainly() -> None:
+    assert drawn_at_once(">" * 45 + " hello").toPlainText() == ">>>>> hello"
+    deep_list = "\n".join("  " * depth + f"- item {depth}" for depth in range(40))
+    text = drawn_at_once(deep_list + "\n\nthe end").toPlainText()
+    assert [f"item {depth}" in text for depth in range(40)] == [True] * 40
+    assert text.endswith("the end")
+
+
 def test_an_unfinished_mark_is_drawn_as_it_will_be() -> None:
     document, streaming = new_document()
     streaming.append("This is **very impor")

@@ -1,0 +1,75 @@
+"""A selection of a drawn message as text: with its numbers, bullets, boxes and columns.
+
+What marks an item or parts two cells is painted, not written, so Qt would leave it out.
+"""
+
+from __future__ import annotations
+
+from PySide6.QtGui import QTextBlock, QTextCursor, QTextTable
+
+from desktop_app.ui.markdown_document import BULLET, TASK
+from desktop_app.ui.markdown_parser import BREAK
+
+
+def selected_text(cursor: QTextCursor) -> str:
+    """The text between anchor and position, block by block."""
+    table = cursor.currentFrame()
+    if cursor.hasComplexSelection() and isinstance(table, QTextTable):
+        return _selected_cells(table, cursor)
+    start, end = cursor.selectionStart(), cursor.selectionEnd()
+    text = ""
+    block = cursor.document().findBlock(start)
+    while block.isValid() and block.position() <= end:
+        if block.position() > start:
+            text += "\t" if _is_same_row(block.previous(), block) else "\n"
+        if start <= block.position() < end:
+            text += _marker(block)
+        part = QTextCursor(block)
+        part.setPosition(max(start, block.position()))
+        last = min(end, block.position() + block.length() - 1)
+        part.setPosition(last, QTextCursor.MoveMode.KeepAnchor)
+        text += part.selectedText()
+        block = block.next()
+    return _as_written(text)
+
+
+def _selected_cells(table: QTextTable, cursor: QTextCursor) -> str:
+    """A rectangle of a table: Qt selects whole cells there."""
+    corners = table.cellAt(cursor.anchor()), table.cellAt(cursor.position())
+    top, bottom = sorted(cell.row() for cell in corners)
+    left, right = sorted(cell.column() for cell in corners)
+    lines = []
+    for row in range(top, bottom + 1):
+        cells = []
+        for column in range(left, right + 1):
+            cell = table.cellAt(row, column)
+            part = cell.firstCursorPosition()
+            last = cell.lastCursorPosition().position()
+            part.setPosition(last, QTextCursor.MoveMode.KeepAnchor)
+            cells.append(part.selectedText())
+        lines.append("\t".join(cells))
+    return _as_written("\n".join(lines))
+
+
+def _as_written(text: str) -> str:
+    """Without what the drawing has put into it."""
+    return text.replace(BREAK, "").replace("\u2028", "\n")
+
+
+def _marker(block: QTextBlock) -> str:
+    """What stands before the text of an item."""
+    numbered, block_format = block.textList(), block.blockFormat()
+    if block_format.hasProperty(TASK):
+        return "- [x] " if block_format.property(TASK) else "- [ ] "
+    if block_format.hasProperty(BULLET):
+        return "- "
+    return f"{numbered.itemText(block)} " if numbered is not None else ""
+
+
+def _is_same_row(before: QTextBlock, block: QTextBlock) -> bool:
+    """Whether both are cells of one table row."""
+    table = QTextCursor(block).currentFrame()
+    if not isinstance(table, QTextTable):
+        return False
+    cell = table.cellAt(before.position())
+    return cell.isValid() and cell.row() == table.cellAt(block.position()).row()
