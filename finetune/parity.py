@@ -1,7 +1,8 @@
 """llama.cpp's own view of an exported file: token ids and logits, from a fresh child process.
 
 The child exists because a bad file, or a machine that has no memory left, crashes llama.cpp instead
-of raising; here that is an exit code. No torch in this file, so that the child starts fast.
+of raising; here that is an exit code, and which of the two it was cannot be told from it. No torch in
+this file, so that the child starts fast.
 """
 
 from __future__ import annotations
@@ -85,8 +86,11 @@ def ask_in_child(question: Question, folder: Path, seconds: float = 900.0) -> An
             child.kill()
             child.join()
             raise LlamaCppInterrupted("llama.cpp did not finish in time")
-        with suppress(EOFError):
-            lack: OSError | MemoryError = receiver.recv()
+        lack: OSError | MemoryError | None = None
+        with suppress(EOFError, BrokenPipeError):
+            if receiver.poll():  # it may have ended before it took over its end of the pipe
+                lack = receiver.recv()
+        if lack is not None:
             raise lack
         code = child.exitcode or 0
         if code and code == -getattr(signal, "SIGKILL", 0):  # how a system makes room

@@ -448,11 +448,15 @@ class _Run:
     def _in_memory(self, stage: Stage, work: Callable[[int, int], Result]) -> Result:
         """``work(tokens, rows at once)``, again with less of both where memory runs out."""
         with self._stage_run(stage) as stage_run:
-            return smaller_if_needed(stage_run, lambda tokens: work(tokens, stage_run.rows_at_once))
+            done = smaller_if_needed(stage_run, lambda tokens: work(tokens, stage_run.rows_at_once))
+        self.rows = stage_run.rows_at_once
+        return done
 
     @contextmanager
     def _stage_run(self, stage: Stage) -> Iterator[StageRun]:
-        """A stage's line to the outside; later work begins with batches that fitted."""
+        """A stage's line to the outside; later work begins with batches that fitted. How many
+        rows are sampled at once is learned from sampling only: a step of SFT says nothing of it.
+        """
         stage_run = StageRun(
             stage,
             self.folder / stage,
@@ -463,7 +467,9 @@ class _Run:
             self.rows,
         )
         yield stage_run
-        self.tokens, self.rows = stage_run.micro_batch_tokens, stage_run.rows_at_once
+        self.tokens = stage_run.micro_batch_tokens
+        if stage == "ppo":
+            self.rows = stage_run.rows_at_once
 
     def _reward_model(self, heads: RewardHeads) -> RewardModel:
         return RewardModel(self.policy, heads, self.recipe.ppo.score_uncertainty, self.tokens)

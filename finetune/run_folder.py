@@ -99,11 +99,15 @@ def prepare_run(
         except UnicodeDecodeError as error:
             raise InputError(f"The recipe {recipe} is not UTF-8 text.") from error
     base_sha256 = file_sha256(base)
-    # Without run.json this is no run: what an earlier try has left is not part of this one.
-    shutil.rmtree(run_dir / "feedback", ignore_errors=True)
-    (run_dir / "feedback").mkdir(parents=True)
+    # Without run.json this is no run: what an earlier try has left is not part of this one. It may
+    # be what is to be copied, so it goes last.
+    beside = run_dir / "feedback.partial"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
     for number, file in enumerate(files):
-        shutil.copyfile(file, run_dir / "feedback" / f"{number:03d}-{file.stem}.jsonl")
+        shutil.copyfile(file, beside / f"{number:03d}-{file.stem}.jsonl")
+    shutil.rmtree(run_dir / "feedback", ignore_errors=True)
+    beside.rename(run_dir / "feedback")
     write_whole(run_dir / "recipe.json", text.encode("utf-8"))
     spec = {
         "base": str(base.resolve()),

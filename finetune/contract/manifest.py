@@ -123,7 +123,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def sync_file(path: Path) -> None:
     """Make what was written to ``path`` survive a power cut."""
-    with path.open("rb") as file:
+    with path.open("rb+") as file:  # Windows wants to be allowed to write
         os.fsync(file.fileno())
 
 

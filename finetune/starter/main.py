@@ -339,7 +339,8 @@ def _plan(
     if stage == "pretrain":
         plan = StagePlan(stage, plans.get(stage, 0), (text,), 1.0, 0.0, end)
     else:
-        read = plans["pretrain"] * (recipe.tokens_per_step // recipe.row_length)
+        read = plans["pretrain"] - round(plans["pretrain"] * recipe.long_share)
+        read *= recipe.tokens_per_step // recipe.row_length
         text = replace(text, share=recipe.chat_prose_share, rows_before=read)
         talk = Reading(rows["chat/rows"], share=1.0 - recipe.chat_prose_share)
         rates = recipe.chat_rate_scale, recipe.chat_decay_share

@@ -151,7 +151,9 @@ def test_a_run_takes_just_the_files_of_its_last_try_whatever_they_are_called(
     left_over.write_text("an earlier try was ended before it was a run")
     write_records(tmp_path / "right.json", feedback(4))
     prepare_run(run, tiny_gguf, [tmp_path / "right.json"], None, None, None)
-    copied = run / "feedback" / "000-right.jsonl"
+    (run / "run.json").unlink()
+    prepare_run(run, tiny_gguf, [run / "feedback"], None, None, None)  # its own files, too
+    copied = run / "feedback" / "000-000-right.jsonl"
     assert list((run / "feedback").iterdir()) == [copied]
     assert copied.read_bytes() == (tmp_path / "right.json").read_bytes()
 
