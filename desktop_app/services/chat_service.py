@@ -96,6 +96,7 @@ class ChatService(QObject):
         self.engine.problem.connect(self.problem)
         self._keeper = CompletionKeeper(store, self)
         self._keeper.problem.connect(self.problem)
+        self._keeper.written.connect(self.message_changed)
         self._repaint = QTimer(self)
         self._repaint.setInterval(REPAINT_MS)
         self._repaint.timeout.connect(self._show_unseen)
@@ -238,7 +239,7 @@ class ChatService(QObject):
 
     def go_on(self, message_id: str) -> None:
         """Go on with a completion that was cut off, where it broke off."""
-        message = self._store.message(message_id)
+        message = self.message(message_id)
         if self.is_busy or not self._can_ask(message.conversation_id):
             return
         self._settle_comparison()
@@ -312,12 +313,11 @@ class ChatService(QObject):
         self.busy_changed.emit(True)
         self._repaint.start()
         self._save.start()
-        self._keeper.write_held()
         self._ask(turn, self.context.overflow(turn.conversation_id))
 
     def _ask(self, turn: Turn, overflow: engine.Overflow) -> None:
         """Ask the engine for what stands above the turn's messages."""
-        path = self._store.path(turn.conversation_id)
+        path = self.messages(turn.conversation_id)
         # Up to the turn: a completion that goes on may have later messages below it.
         before = list(itertools.takewhile(lambda m: m.id not in turn.message_ids, path))
         title = self.tr("Summary of the conversation so far:")

@@ -32,9 +32,11 @@ class CompletionKeeper(QObject):
 
     Signals:
         problem(message, hint): the disk did not take one; said once until it takes one again.
+        written(message id): what was held is on the disk.
     """
 
     problem = Signal(str, str)
+    written = Signal(str)
 
     def __init__(self, store: ChatStore, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -72,23 +74,21 @@ class CompletionKeeper(QObject):
             self._store.add_to_origin(message_id, name, value)
 
     def newest(self, message: StoredMessage) -> StoredMessage:
-        """The message as it was to be kept, where the disk has not taken that yet."""
+        """The message as it was to be kept, where the disk has not taken that yet.
+
+        Its origin is the disk's, which is none: what is not kept cannot be judged.
+        """
         held = self._held.get(message.id)
         if held is None:
             return message
-        return replace(
-            message,
-            content=held.text,
-            state=held.state,
-            origin=held.origin or message.origin,
-            reasoning=held.reasoning,
-        )
+        return replace(message, content=held.text, state=held.state, reasoning=held.reasoning)
 
     def write_held(self) -> bool:
         """Try again what the disk did not take; whether nothing is left."""
         try:
             for message_id in list(self._held):
                 self._write(message_id)
+                self.written.emit(message_id)
         except UserError:
             return False
         self._retry.stop()

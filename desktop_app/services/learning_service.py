@@ -33,7 +33,7 @@ from finetune.contract import recipe as recipes
 from finetune.contract.chat_template import Message
 from finetune.contract.errors import InputError
 from finetune.contract.events import Event, FailureCode, RunDone, RunFailed, Stage
-from finetune.contract.manifest import Manifest
+from finetune.contract.manifest import Manifest, read_manifest
 from finetune.contract.recipe import Recipe
 from finetune.contract.records import Completion, Verdict
 
@@ -43,6 +43,8 @@ LearningState = Literal["idle", "training", "stopping", "installing", "offered"]
 TRIAL_PROMPTS: Final = 5
 _INSTALLED: Final = "installed"
 """A file in the folder of a run whose result is among the versions, or was."""
+_DISCARDED: Final = "discarded"
+"""A file in the folder of a run that is not to be gone on with."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +189,13 @@ class LearningService(QObject):
     def resumable(self) -> Path | None:
         """The newest run, where it has not ended well and can go on."""
         runs = sorted(p for p in self._runs.iterdir() if (p / "run.json").is_file())
-        if not runs or self._state != "idle" or (runs[-1] / "discarded").exists():
+        if not runs or self._state != "idle" or (runs[-1] / _DISCARDED).exists():
             return None
         result = _result_of(runs[-1])
         if isinstance(result, RunFailed):
             can_go_on = result.code in ("stopped", "bug", "out_of_memory", "disk_full")
         else:
-            can_go_on = result is None or not (runs[-1] / _INSTALLED).exists()
+            can_go_on = result is None or not self._was_installed(runs[-1], result)
         return runs[-1] if can_go_on else None
 
     def resume(self) -> None:
@@ -212,7 +214,7 @@ class LearningService(QObject):
         """Do not offer to resume the newest run again."""
         run_dir = self.resumable()
         if run_dir is not None:
-            (run_dir / "discarded").touch()
+            (run_dir / _DISCARDED).touch()
             self.state_changed.emit(self._state)
 
     def stop(self) -> None:
@@ -359,15 +361,15 @@ class LearningService(QObject):
             self._set_state("installing")
             try:
                 self._offered = self._models.install(Path(result.export_dir))
-                (self._run_dir / _INSTALLED).touch()
             except (InputError, UserError, OSError) as error:
                 if isinstance(error, InputError):  # it would be refused again
-                    (self._run_dir / "discarded").touch()
+                    _mark(self._run_dir, _DISCARDED)
                 self._set_state("idle")
                 self.problem.emit(*sentence(error))
                 code: FailureCode = "bad_input" if isinstance(error, InputError) else "disk_full"
                 self.run_ended.emit(RunFailed(code, sentence(error)[0]))
                 return
+            _mark(self._run_dir, _INSTALLED)
             self._set_state("offered")
             self.versions_changed.emit()
         else:
@@ -380,6 +382,16 @@ class LearningService(QObject):
                     log.exception("The end of the run could not be noted")
             self._set_state("idle")
         self.run_ended.emit(result)
+
+    def _was_installed(self, run_dir: Path, result: RunDone) -> bool:
+        """Whether a result is among the versions, was, or cannot be any more."""
+        if (run_dir / _INSTALLED).exists():
+            return True
+        try:
+            version_id = read_manifest(Path(result.export_dir)).version_id
+        except (InputError, OSError):
+            return True
+        return version_id in {version.version_id for version in self.versions()}
 
     def _next_question(self) -> None:
         trial = self._trial
@@ -454,6 +466,14 @@ class _Trial:
     @property
     def version_ids(self) -> tuple[str, str]:
         return self.old.version_id, self.new.version_id
+
+
+def _mark(run_dir: Path, name: str) -> None:
+    """Leave a file in a run's folder; without room for it the run is offered again, no more."""
+    try:
+        (run_dir / name).touch()
+    except OSError:
+        log.exception("%s could not be noted", name)
 
 
 def _result_of(run_dir: Path) -> RunDone | RunFailed | None:

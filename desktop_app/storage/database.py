@@ -131,13 +131,8 @@ class Database:
 
     def _replace_damaged(self) -> str:
         """Move the file aside and put the newest sound backup there; what the person is told."""
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
+        aside = self._aside()
         os.replace(self.path, aside)
-        for suffix in ("-wal", "-shm"):
-            beside = self.path.with_name(self.path.name + suffix)
-            if beside.exists():
-                os.replace(beside, aside.with_name(aside.name + suffix))
         kept = f"The damaged file is kept as {aside.name}."
         notice = self._restore("The file with your conversations was damaged.")
         if notice:
@@ -147,6 +142,16 @@ class Database:
             f"A new one was begun. {kept}"
         )
 
+    def _aside(self) -> Path:
+        """A name for a damaged file; what was still to be written into it goes there first."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
+        for suffix in ("-wal", "-shm"):
+            log_file = self.path.with_name(self.path.name + suffix)
+            if log_file.exists():
+                os.replace(log_file, aside.with_name(aside.name + suffix))
+        return aside
+
     def _restore(self, reason: str) -> str:
         """Put the newest sound backup in the file's place, whole or not at all.
 
@@ -154,6 +159,7 @@ class Database:
             ``reason`` and what was done, for the person; "" where there is no backup.
         """
         beside = self.path.with_name(f"{self.path.name}.partial")
+        self._aside()
         for backup in filter(_is_sound, _backups(self.path)):
             try:
                 with (

@@ -269,8 +269,9 @@ class MainWindow(QMainWindow):
         self.composer.field.textChanged.connect(self._draft_timer.start)
         self._draft_timer.timeout.connect(self._save_state)
         self.conversations.deleted.connect(self._trash.tell)
-        listed = self.conversations.view
-        for turned_away in (self.conversations.deleted, listed.clicked, listed.activated):
+        listed = self.conversations
+        clicks = listed.view.clicked, listed.view.activated, listed.new_button.clicked
+        for turned_away in (listed.deleted, *clicks):
             turned_away.connect(lambda *_: learning.end_trial())
         self.header.status.restart_requested.connect(self._restart_model)
         self.header.status.cancel_requested.connect(chat.engine.cancel_load)

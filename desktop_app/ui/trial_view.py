@@ -248,11 +248,10 @@ class TrialView(QWidget):
         self.setFocus()
 
     def _on_ended(self) -> None:
-        """Something else broke it off: another version is used, one was removed."""
-        if not self._is_over:
-            self._is_over = True
-            self._question = None
-            self.finished.emit()
+        """Broken off, or left behind: another version is used, a conversation was opened."""
+        self._is_over = True
+        self._question = None
+        self.finished.emit()
 
     def _on_score(self, score: TrialScore) -> None:
         self._score = score

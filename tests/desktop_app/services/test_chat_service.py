@@ -15,6 +15,7 @@ from desktop_app.inference.engine_client import EngineClient, engine_command
 from desktop_app.services.chat_service import ChatService, PendingComparison
 from desktop_app.services.engine_service import EngineState
 from desktop_app.services.feedback_service import FeedbackService
+from desktop_app.services.turn import Streaming
 from desktop_app.storage.chat_store import ChatStore
 from desktop_app.storage.database import Database
 from desktop_app.storage.feedback_store import FeedbackStore
@@ -310,13 +311,26 @@ def test_where_nothing_can_be_written_the_turn_ends_and_the_answer_is_kept_for_l
     answer = talk.chat.messages(talk.chat.current_conversation)[-1]
     assert answer.content.startswith("You said")
     assert answer.state == "done"
-    assert answer.origin is not None
+    assert answer.origin is None  # so it cannot be judged yet
     on_disk = talk.store.message(answer.id)
     assert len(on_disk.content) < len(answer.content)
     talk.database.connection.execute("PRAGMA query_only = OFF")
-    talk.ask("and now?")
+    with talk.qtbot.waitSignal(talk.chat.message_changed, timeout=10_000):
+        pass
     assert talk.store.message(answer.id).content == answer.content
-    assert talk.store.message(answer.id).origin == answer.origin
+    assert talk.chat.message(answer.id).origin is not None
+
+
+def test_what_the_disk_did_not_take_is_gone_on_with_and_sent(talk: Talk) -> None:
+    talk.ask("tell me everything")
+    answer = talk.chat.messages(talk.chat.current_conversation)[-1]
+    longer = Streaming(answer.id, text=answer.content + " and more")
+    talk.database.connection.execute("PRAGMA query_only = ON")
+    talk.chat._keeper.keep(longer, "stopped")
+    talk.database.connection.execute("PRAGMA query_only = OFF")
+    talk.chat.go_on(answer.id)
+    talk.wait_idle()
+    assert talk.store.message(answer.id).content.startswith(answer.content + " and more")
 
 
 def test_an_answer_the_disk_did_not_take_is_tried_again_on_leaving(

@@ -209,8 +209,10 @@ def test_mending_that_is_broken_off_is_told_and_done_at_the_next_start(
             Database(path)
     assert not list(tmp_path.glob("*.partial"))
 
+    path.with_name("attune.db-wal").write_bytes(b"what was to be written into the damaged one")
     mended = Database(path)
     assert "newest backup" in mended.notice
+    assert not list(tmp_path.glob("attune.db.corrupt-*.corrupt-*"))
     assert [c.id for c in ChatStore(mended).conversations()] == [conversation.id]
     mended.close()
     assert list(tmp_path.glob("attune.db.corrupt-*"))

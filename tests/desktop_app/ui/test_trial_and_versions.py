@@ -185,6 +185,16 @@ def test_opening_a_conversation_leaves_the_comparison(trained: Home) -> None:
     assert trained.window.pages.currentIndex() == 0
 
 
+def test_a_new_conversation_leaves_the_result_of_a_comparison(trained: Home) -> None:
+    trial = begin(trained)
+    for _ in range(5):
+        wait_question(trained)
+        trial.answer(None, "all_good")
+    trained.qtbot.waitUntil(lambda: trial.pages.currentWidget() is trial.result_page)
+    trained.window.conversations.new_button.click()
+    assert trained.window.pages.currentIndex() == 0
+
+
 def test_what_the_engine_left_out_of_a_prompt_is_not_kept_as_seen(trained: Home) -> None:
     given: list[TrialQuestion] = []
     trained.learning.trial_question.connect(given.append)
