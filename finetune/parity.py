@@ -1,8 +1,8 @@
 """llama.cpp's own view of an exported file: token ids and logits, from a fresh child process.
 
 The child exists because a bad file, or a machine that has no memory left, crashes llama.cpp instead
-of raising; here that is an exit code, and which of the two it was cannot be told from it. No torch in
-this file, so that the child starts fast.
+of raising; here that is an exit code, and which of the two it was cannot be told from it. No torch
+in this file, so that the child starts fast.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from desktop_app.inference.engine import ModelRef, StreamSpec
 from desktop_app.inference.model_store import ModelStore
 from desktop_app.services.chat_service import ChatService
 from desktop_app.services.feedback_service import FeedbackService
+from desktop_app.services.run_marks import DISCARDED, INSTALLED, mark, result_of
 from desktop_app.services.trainer_process import TrainerProcess
 from desktop_app.storage.feedback_store import FeedbackStore
 from finetune.contract import events
@@ -41,10 +42,8 @@ log = logging.getLogger(__name__)
 
 LearningState = Literal["idle", "training", "stopping", "installing", "offered"]
 TRIAL_PROMPTS: Final = 5
-_INSTALLED: Final = "installed"
-"""A file in the folder of a run whose result is among the versions, or was."""
-_DISCARDED: Final = "discarded"
-"""A file in the folder of a run that is not to be gone on with."""
+MOST_TRIED: Final = 20
+"""Prompts that both versions answer, until so many answers differ."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +188,9 @@ class LearningService(QObject):
     def resumable(self) -> Path | None:
         """The newest run, where it has not ended well and can go on."""
         runs = sorted(p for p in self._runs.iterdir() if (p / "run.json").is_file())
-        if not runs or self._state != "idle" or (runs[-1] / _DISCARDED).exists():
+        if not runs or self._state != "idle" or (runs[-1] / DISCARDED).exists():
             return None
-        result = _result_of(runs[-1])
+        result = result_of(runs[-1])
         if isinstance(result, RunFailed):
             can_go_on = result.code in ("stopped", "bug", "out_of_memory", "disk_full")
         else:
@@ -203,7 +202,7 @@ class LearningService(QObject):
         run_dir = self.resumable()
         if run_dir is None:
             raise UserError(self.tr("There is no training to go on with."))
-        result = _result_of(run_dir)
+        result = result_of(run_dir)
         if isinstance(result, RunDone):
             self._run_dir = run_dir
             self._on_ended(result)
@@ -214,7 +213,7 @@ class LearningService(QObject):
         """Do not offer to resume the newest run again."""
         run_dir = self.resumable()
         if run_dir is not None:
-            (run_dir / _DISCARDED).touch()
+            (run_dir / DISCARDED).touch()
             self.state_changed.emit(self._state)
 
     def stop(self) -> None:
@@ -291,8 +290,8 @@ class LearningService(QObject):
         prompts = self._feedback_service.prompts()
         if not prompts:
             raise UserError(self.tr("Chat a little first: the comparison uses your own prompts."))
-        chosen = random.SystemRandom().sample(prompts, min(TRIAL_PROMPTS, len(prompts)))
-        self._trial = _Trial(old, new, iter(chosen), len(chosen))
+        chosen = random.SystemRandom().sample(prompts, min(MOST_TRIED, len(prompts)))
+        self._trial = _Trial(old, new, iter(chosen), min(TRIAL_PROMPTS, len(chosen)))
         self.trial_changed.emit(self._trial.score)
         self._next_question()
 
@@ -363,17 +362,17 @@ class LearningService(QObject):
                 self._offered = self._models.install(Path(result.export_dir))
             except (InputError, UserError, OSError) as error:
                 if isinstance(error, InputError):  # it would be refused again
-                    _mark(self._run_dir, _DISCARDED)
+                    mark(self._run_dir, DISCARDED)
                 self._set_state("idle")
                 self.problem.emit(*sentence(error))
                 code: FailureCode = "bad_input" if isinstance(error, InputError) else "disk_full"
                 self.run_ended.emit(RunFailed(code, sentence(error)[0]))
                 return
-            _mark(self._run_dir, _INSTALLED)
+            mark(self._run_dir, INSTALLED)
             self._set_state("offered")
             self.versions_changed.emit()
         else:
-            if _result_of(self._run_dir) is None:
+            if result_of(self._run_dir) is None:
                 # The trainer died silently: the run folder is the truth, so it says so too.
                 try:
                     with (self._run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
@@ -385,7 +384,7 @@ class LearningService(QObject):
 
     def _was_installed(self, run_dir: Path, result: RunDone) -> bool:
         """Whether a result is among the versions, was, or cannot be any more."""
-        if (run_dir / _INSTALLED).exists():
+        if (run_dir / INSTALLED).exists():
             return True
         try:
             version_id = read_manifest(Path(result.export_dir)).version_id
@@ -397,8 +396,13 @@ class LearningService(QObject):
         trial = self._trial
         if trial is None:
             return
-        following = next(trial.prompts, None)
+        following = next(trial.prompts, None) if trial.asked < trial.length else None
         if following is None:
+            if not trial.asked:
+                self.problem.emit(
+                    self.tr("Both versions gave the same answers, so there is nothing to choose."),
+                    self.tr("Chat about something else first, or train with more feedback."),
+                )
             self.trial_question.emit(None)
             return
         trial.place = following
@@ -424,8 +428,12 @@ class LearningService(QObject):
         if isinstance(event, engine.StreamDone):
             trial.completions[event.stream] = Completion(event.text, event.origin)
         elif isinstance(event, engine.RequestDone):
-            new_index = random.SystemRandom().randrange(2)
             pair = [trial.completions[0], trial.completions[1]]
+            if pair[0].text.strip() == pair[1].text.strip():
+                self._next_question()  # nothing to choose from
+                return
+            trial.asked += 1
+            new_index = random.SystemRandom().randrange(2)
             shown = (pair[1], pair[0]) if new_index == 0 else (pair[0], pair[1])
             conversation, message, prompt = trial.place
             lead = prompt[:1] if prompt[0].role == "system" else ()
@@ -458,6 +466,7 @@ class _Trial:
     new: ModelRef
     prompts: Iterator[tuple[str, str, tuple[Message, ...]]]
     length: int
+    asked: int = 0
     score: TrialScore = TrialScore()
     request_id: str = ""
     place: tuple[str, str, tuple[Message, ...]] = ("", "", ())
@@ -466,26 +475,3 @@ class _Trial:
     @property
     def version_ids(self) -> tuple[str, str]:
         return self.old.version_id, self.new.version_id
-
-
-def _mark(run_dir: Path, name: str) -> None:
-    """Leave a file in a run's folder; without room for it the run is offered again, no more."""
-    try:
-        (run_dir / name).touch()
-    except OSError:
-        log.exception("%s could not be noted", name)
-
-
-def _result_of(run_dir: Path) -> RunDone | RunFailed | None:
-    """The final event in a run's folder."""
-    try:
-        lines = (run_dir / "events.jsonl").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines.splitlines()):
-        event = events.from_line(line)
-        if isinstance(event, RunDone | RunFailed):
-            return event
-        if isinstance(event, events.RunStarted):
-            return None  # a resumed run that has not ended
-    return None

@@ -594,6 +594,14 @@
         <source>Chat a little first: the comparison uses your own prompts.</source>
         <translation>먼저 조금 대화해 주세요. 비교에는 내가 보낸 메시지를 써요.</translation>
     </message>
+    <message>
+        <source>Both versions gave the same answers, so there is nothing to choose.</source>
+        <translation>두 버전의 답변이 같아서 고를 것이 없어요.</translation>
+    </message>
+    <message>
+        <source>Chat about something else first, or train with more feedback.</source>
+        <translation>먼저 다른 이야기를 나누거나, 피드백을 더 모아 학습시켜 주세요.</translation>
+    </message>
 </context>
 <context>
     <name>LinkQuestion</name>

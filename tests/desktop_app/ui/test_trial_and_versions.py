@@ -8,7 +8,7 @@ import pytest
 from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
-from desktop_app.inference.engine import RequestDone
+from desktop_app.inference.engine import Event, RequestDone
 from desktop_app.services.learning_service import TrialQuestion
 from desktop_app.ui.trial_view import TrialView
 from desktop_app.ui.versions_panel import VersionsPanel
@@ -192,6 +192,26 @@ def test_a_new_conversation_leaves_the_result_of_a_comparison(trained: Home) -> 
         trial.answer(None, "all_good")
     trained.qtbot.waitUntil(lambda: trial.pages.currentWidget() is trial.result_page)
     trained.window.conversations.new_button.click()
+    assert trained.window.pages.currentIndex() == 0
+
+
+def test_versions_that_answer_alike_are_not_asked_about_but_told_so(trained: Home) -> None:
+    answer = Completion("Yes.")
+    finish = trained.learning._on_trial_event
+
+    def alike(event: Event) -> None:
+        running = trained.learning._trial
+        if running is not None and isinstance(event, RequestDone):
+            running.completions = {0: answer, 1: answer}
+        finish(event)
+
+    trained.chat.engine.event_received.disconnect(finish)
+    trained.chat.engine.event_received.connect(alike)
+    trained.window.panel.learning_page.offer.compare.click()
+    trained.qtbot.waitUntil(lambda: trained.window.notices.notice("problem") is not None)
+    notice = trained.window.notices.notice("problem")
+    assert notice is not None
+    assert "same answers" in notice.accessibleName()
     assert trained.window.pages.currentIndex() == 0
 
 
