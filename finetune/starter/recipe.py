@@ -105,6 +105,7 @@ class StarterRecipe:
             heads=8,
             feed_forward=1536,
             minutes=40.0,
+            pretrain_share=0.73,
             tokens_per_step=65_536,
             rows_per_pass=128,
             warmup_steps=100,
