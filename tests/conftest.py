@@ -17,23 +17,27 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _no_window_outlives_its_test() -> Iterator[None]:
-    """Windows end with their test: a later one's change of language is none of theirs.
+    """Windows and their language end with their test: a later one's is none of theirs.
 
     Left to the interpreter's end, they would be torn down in an order that Qt does not bear.
     """
     yield
-    from PySide6.QtCore import QCoreApplication, QEvent
+    from PySide6.QtCore import QCoreApplication, QEvent, QTranslator
     from PySide6.QtWidgets import QApplication
 
-    if QApplication.instance() is None:
+    application = QApplication.instance()
+    if application is None:
         return
     windows = QApplication.topLevelWidgets()
-    if not windows:
-        return
     for window in windows:
         window.close()
         window.deleteLater()
     QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    for translator in application.findChildren(QTranslator):
+        QCoreApplication.removeTranslator(translator)
+        translator.deleteLater()
+    if not windows:
+        return
     # The offscreen clipboard is a static of Qt: data made by Python must not outlive Python.
     QApplication.clipboard().clear()
 

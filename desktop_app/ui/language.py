@@ -35,7 +35,6 @@ class Language(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._code = ""
-        self._installed: list[QTranslator] = []
 
     @property
     def code(self) -> str:
@@ -48,20 +47,24 @@ class Language(QObject):
         if code == self._code:
             return
         self._code = code
-        for translator in self._installed:
+        application = QCoreApplication.instance()
+        assert application is not None
+        for translator in application.findChildren(QTranslator):
             QCoreApplication.removeTranslator(translator)
-        self._installed.clear()
+            translator.deleteLater()
         translations = QLibraryInfo.path(QLibraryInfo.LibraryPath.TranslationsPath)
-        self._install(f"qtbase_{code}", translations)
-        self._install(f"attune_{code}", str(resources() / "translations"))
+        _install(f"qtbase_{code}", translations, application)
+        _install(f"attune_{code}", str(resources() / "translations"), application)
         QLocale.setDefault(QLocale(code))
         self.changed.emit(code)
 
-    def _install(self, name: str, folder: str) -> None:
-        translator = QTranslator(self)
-        if translator.load(name, folder):
-            QCoreApplication.installTranslator(translator)
-            self._installed.append(translator)
+
+def _install(name: str, folder: str, application: QCoreApplication) -> None:
+    """For as long as the application runs: a translator that went with its Python object would
+    change every window's language at a moment that nobody chose."""
+    translator = QTranslator(application)
+    if translator.load(name, folder):
+        QCoreApplication.installTranslator(translator)
 
 
 def _system_language() -> str:

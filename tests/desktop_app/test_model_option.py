@@ -33,7 +33,8 @@ def open_app(
         return opened[-1]
 
     yield open_one
-    leave(opened[-1])
+    if not opened[-1]._is_closed:
+        leave(opened[-1])
 
 
 def leave(app: App) -> None:
@@ -88,7 +89,7 @@ def test_the_check_can_be_cancelled_and_begun_again(
 def test_closing_in_the_middle_of_the_check_is_quick_and_quiet(open_app: Callable[[], App]) -> None:
     app = open_app()
     app._start_engine()
-    app.close()
+    leave(app)
     assert app._check is not None
     assert not app._check._thread.is_alive()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import PySide6
 import pytest
-from PySide6.QtCore import QCoreApplication, QLocale
+from PySide6.QtCore import QCoreApplication, QEvent, QLocale
+from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
 from desktop_app.paths import resources
@@ -135,6 +137,30 @@ def test_an_unknown_choice_follows_the_system_or_is_english(qtbot: QtBot) -> Non
     language.set("tlh")
     assert language.code in ("en", "ko")
     language.set("en")
+
+
+def test_only_a_choice_changes_the_language(qtbot: QtBot) -> None:
+    """What was shown stays shown when the object that chose it is gone."""
+    told: list[QEvent.Type] = []
+
+    class Listener(QWidget):
+        def changeEvent(self, event: QEvent) -> None:
+            told.append(event.type())
+
+    Language().set("en")
+    listener = Listener()
+    qtbot.addWidget(listener)
+    Language().set("ko")
+    QCoreApplication.processEvents()
+    assert QEvent.Type.LanguageChange in told
+    told.clear()
+    gc.collect()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    QCoreApplication.processEvents()
+    assert told == []
+    assert QCoreApplication.translate("QPlatformTheme", "Cancel") == "취소"
+    Language().set("en")
+    assert QCoreApplication.translate("QPlatformTheme", "Cancel") == "Cancel"
 
 
 # --- sentences of the parts without Qt ---
