@@ -29,6 +29,7 @@ from PySide6.QtGui import (
     QTextFrameFormat,
     QTextLength,
     QTextListFormat,
+    QTextTable,
     QTextTableCellFormat,
     QTextTableFormat,
 )
@@ -100,6 +101,7 @@ class DocumentWriter:
         self._last_code_id = 0
         self.is_fresh = True
         self.code_blocks: list[CodeBlock] = []
+        self._tables: list[tuple[int, QTextTable]] = []
         self.set_style(style)
 
     def set_style(self, style: TextStyle) -> None:
@@ -122,6 +124,7 @@ class DocumentWriter:
         if needs_support:
             cursor.deletePreviousChar()
         self.code_blocks = [code for code in self.code_blocks if code.position < position]
+        self._tables = [table for table in self._tables if table[0] < position]
         self.is_fresh = is_fresh
 
     def end(self) -> int:
@@ -259,8 +262,11 @@ class DocumentWriter:
         if not self.is_fresh:
             self._cursor.insertBlock(QTextBlockFormat(), QTextCharFormat())
         else:
+            self._keep_from_table(gap)
             self._cursor.setBlockFormat(QTextBlockFormat())
+        position = self._cursor.position()
         table = self._cursor.insertTable(len(rows), columns, table_format)
+        self._tables.append((position, table))
         for row_index, row in enumerate(rows):
             for column, cell_node in enumerate(row.children):
                 cell = table.cellAt(row_index, column)
@@ -294,6 +300,7 @@ class DocumentWriter:
             gap += CODE_PADDING
         block_format.setTopMargin(gap)
         if self.is_fresh:
+            self._keep_from_table(gap)
             self._cursor.setBlockFormat(block_format)
             self._cursor.setBlockCharFormat(QTextCharFormat())
         else:
@@ -301,6 +308,15 @@ class DocumentWriter:
         self.is_fresh = False
         self._text.begin_block()
         return block_format
+
+    def _keep_from_table(self, gap: float) -> None:
+        """Qt ignores the top margin of what stands right behind a table: the table keeps it."""
+        if not self._tables:
+            return
+        table = self._tables[-1][1]  # a cursor cannot tell: frames are out of date in an edit
+        table_format = table.format()
+        table_format.setBottomMargin(max(gap, self._em(0.75)))
+        table.setFormat(table_format)
 
     def _set_property(self, key: int, value: object) -> None:
         more = QTextBlockFormat()

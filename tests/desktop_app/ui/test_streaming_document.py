@@ -10,6 +10,7 @@ from PySide6.QtGui import QColor, QFont, QTextBlock, QTextCursor, QTextDocument
 
 from desktop_app.ui.markdown_document import (
     BULLET,
+    CODE_HEADER,
     CODE_ID,
     CODE_LANGUAGE,
     QUOTE_BARS,
@@ -58,6 +59,7 @@ def describe(document: QTextDocument) -> list[Line]:
     block = document.begin()
     while block.isValid():
         block_format, numbered = block.blockFormat(), block.textList()
+        table = QTextCursor(block).currentTable()
         lines.append(
             (
                 block.text(),
@@ -69,7 +71,7 @@ def describe(document: QTextDocument) -> list[Line]:
                 *(block_format.property(p) for p in (CODE_LANGUAGE, QUOTE_BARS, RULE)),
                 *(block_format.property(p) for p in (BULLET, TASK)),
                 numbered.format().start() if numbered is not None else None,
-                QTextCursor(block).currentTable() is not None,
+                table.format().bottomMargin() if table is not None else None,
                 describe_text(block),
             )
         )
@@ -199,6 +201,42 @@ def test_what_was_frozen_is_not_drawn_again() -> None:
     document.contentsChange.connect(lambda start, _cut, _more: changes.append(start))
     streaming.append(" goes on")
     assert min(changes) >= frozen
+
+
+TABLE = "| a | b |\n|---|---|\n| 1 | 2 |\n\n"
+CODE = "```python\nx = 1\n```\n\n"
+
+
+def indented(text: str) -> str:
+    return "\n".join("   " + line if line else "" for line in text.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE + CODE,
+        "1. one\n\n" + indented(TABLE + CODE),
+        "> " + (TABLE + CODE).replace("\n", "\n> "),
+        TABLE + "# Heading\n\n" + TABLE + TABLE + CODE + TABLE + "end",
+    ],
+    ids=["page", "item", "quote", "several"],
+)
+def test_a_code_panel_stands_clear_of_the_table_before_it(text: str) -> None:
+    document = drawn_at_once(text)
+    layout = document.documentLayout()
+    checked = 0
+    block = document.begin()
+    while block.next().isValid():
+        is_cell = QTextCursor(block).currentTable() is not None
+        cell_padding = layout.blockBoundingRect(block).bottom() + 7
+        block = block.next()
+        if is_cell and block.blockFormat().hasProperty(CODE_ID):
+            panel = layout.blockBoundingRect(block).top() - CODE_HEADER
+            assert panel >= cell_padding + 4
+            checked += 1
+    assert checked == 1
+    for seed in range(4):
+        assert describe(streamed(text, seed)) == describe(document)
 
 
 @pytest.mark.parametrize(
