@@ -229,8 +229,8 @@ class ModelReady:
 class PromptProgress:
     """How much of the prompt has been read. Comes at least once, with the whole count.
 
-    The last one is repeated now and then, as a sign of life, while a completion is written of
-    which nothing can be shown yet.
+    Of what is to be scored too. In writing the last one is repeated now and then, as a sign of
+    life, while there is a completion of which nothing can be shown yet.
     """
 
     kind: ClassVar[str] = "prompt_progress"
@@ -394,7 +394,7 @@ class Engine(Protocol):
         ...
 
     def score(self, request: Score) -> Iterator[Event]:
-        """Score completions. Ends with Scored or EngineFailure."""
+        """Score completions: PromptProgress, and at the end Scored or EngineFailure."""
         ...
 
     def stop(self, request: Stop) -> None:

@@ -7,7 +7,7 @@ is computed once; what follows it goes through the network side by side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
 
 import llama_cpp
@@ -34,22 +34,31 @@ class HiddenStates:
         self.width: Final = int(llama_cpp.llama_model_n_embd(model))
         self.computed_tokens = 0
 
-    def at_last_tokens(self, rows: Sequence[Sequence[int]]) -> Vectors:
-        """The hidden state at the last token of each row, (N, D).
+    def at_last_tokens(self, rows: Sequence[Sequence[int]], found: Vectors) -> Iterator[None]:
+        """Put the hidden state at the last token of each row into ``found``, (N, D).
+
+        Yields after every call of the network; ``computed_tokens`` has grown then.
 
         Raises:
             NoRoomError: a row does not fit into the context.
             AbortedError: ``Context.abort`` was called.
         """
-        found = np.empty((len(rows), self.width), dtype=np.float32)
         batch = llama_cpp.llama_batch_init(self._context.batch, 0, 1)
         try:
             for group in self._groups(rows):
-                found[group] = self._compute(batch, [rows[index] for index in group])
+                found[group] = yield from self._compute(batch, [rows[index] for index in group])
         finally:
             llama_cpp.llama_batch_free(batch)
             self._context.clear()
-        return found
+
+    def tokens_to_compute(self, rows: Sequence[Sequence[int]]) -> int:
+        """What ``at_last_tokens`` will add to ``computed_tokens``. Raises NoRoomError."""
+        total = 0
+        for group in self._groups(rows):
+            lengths = [len(rows[index]) for index in group]
+            total += sum(lengths)
+            total -= (len(group) - 1) * _shared_length([rows[index] for index in group])
+        return total
 
     def _groups(self, rows: Sequence[Sequence[int]]) -> list[list[int]]:
         """Rows that have room in the cells together, in their order."""
@@ -66,10 +75,10 @@ class HiddenStates:
             taken += len(row)
         return groups
 
-    def _compute(self, batch: Any, rows: Sequence[Sequence[int]]) -> Vectors:
+    def _compute(self, batch: Any, rows: Sequence[Sequence[int]]) -> Generator[None, None, Vectors]:
         self._context.clear()
         shared = _shared_length(rows)
-        self._decode(batch, [(rows[0][at], at, 0) for at in range(shared)], False)
+        yield from self._decode(batch, [(rows[0][at], at, 0) for at in range(shared)], False)
         for sequence in range(1, len(rows)):
             self._context.copy(0, sequence, shared)
         middle = [
@@ -77,18 +86,20 @@ class HiddenStates:
             for sequence, row in enumerate(rows)
             for at in range(shared, len(row) - 1)
         ]
-        self._decode(batch, middle, False)
+        yield from self._decode(batch, middle, False)
         # With embeddings on, every token is an output; only the last ones are to be.
         llama_cpp.llama_set_embeddings(self._context.pointer, True)
         try:
             ends = [(row[-1], len(row) - 1, sequence) for sequence, row in enumerate(rows)]
-            self._decode(batch, ends, True)
+            yield from self._decode(batch, ends, True)
             return np.stack([self._state(place) for place in range(len(rows))])
         finally:
             llama_cpp.llama_set_embeddings(self._context.pointer, False)
 
-    def _decode(self, batch: Any, entries: Sequence[tuple[int, int, int]], is_output: bool) -> None:
-        """Compute (token, position, sequence) in pieces of one call each."""
+    def _decode(
+        self, batch: Any, entries: Sequence[tuple[int, int, int]], is_output: bool
+    ) -> Iterator[None]:
+        """Compute (token, position, sequence) in pieces of one call each; yields behind each."""
         for start in range(0, len(entries), self._context.batch):
             piece = entries[start : start + self._context.batch]
             for place, (token, position, sequence) in enumerate(piece):
@@ -106,6 +117,7 @@ class HiddenStates:
             if result != 0:
                 raise UserError("The model failed while it was computing; the log says more.")
             self.computed_tokens += len(piece)
+            yield
 
     def _state(self, place: int) -> Vectors:
         state = llama_cpp.llama_get_embeddings_ith(self._context.pointer, place)

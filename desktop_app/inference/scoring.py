@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from desktop_app.inference.engine import Event, Score, Scored
+from desktop_app.inference.engine import Event, PromptProgress, Score, Scored
 from desktop_app.inference.hidden_states import HiddenStates
 from desktop_app.inference.llama_api import NoRoomError
 from desktop_app.inference.loaded_model import MAX_STREAMS, LoadedModel
@@ -66,6 +66,8 @@ def read_heads(path: Path, width: int) -> RewardHeads:
 def score(loaded: LoadedModel, request: Score) -> Iterator[Event]:
     """Carry out a request. The cells are empty afterwards; what is parked stays.
 
+    Yields PromptProgress, which is also a sign of life, and Scored at the end.
+
     Raises:
         InputError, UserError: it cannot be done; the model can still be used.
         AbortedError: it was stopped.
@@ -87,8 +89,11 @@ def score(loaded: LoadedModel, request: Score) -> Iterator[Event]:
         )
     loaded.cache.set_aside()
     loaded.use_adapter(request.adapter)
+    hidden = np.empty((len(rows), states.width), dtype=np.float32)
     try:
-        hidden = states.at_last_tokens(rows)
+        total = states.tokens_to_compute(rows)
+        for _ in states.at_last_tokens(rows, hidden):
+            yield PromptProgress(request.request_id, states.computed_tokens, total)
     except NoRoomError as error:
         raise InputError("The completions are too long to be scored together.") from error
     by_head = heads.scores(hidden) if heads is not None else np.empty((len(rows), 0))

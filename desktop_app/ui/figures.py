@@ -63,5 +63,6 @@ def _shown(value: float, unit: Unit) -> str:
     if unit == "times":
         return f"×{value:.2f}"
     if unit == "nats":
+        value = max(value, 0.0)  # the estimate from samples may be a little below, a distance not
         return QCoreApplication.translate("Figures", "{0} nats").format(f"{value:.2f}")
     return f"{value:.2f}"

@@ -169,7 +169,8 @@ class RunView(QWidget):
         for name, curve in self.curves.items():
             value = event.metrics.get(name)
             if value is not None and abs(value) < 1e12:
-                curve.add(event.step, value)
+                # A distance estimated from samples may come out a little below zero.
+                curve.add(event.step, max(value, 0.0) if name == "kl" else value)
                 curve.show()
 
     def _on_progress(self, progress: Progress) -> None:

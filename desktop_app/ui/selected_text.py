@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from PySide6.QtGui import QTextBlock, QTextCursor, QTextTable
 
-from desktop_app.ui.markdown_document import BULLET, TASK
+from desktop_app.ui.markdown_document import BULLET, CODE_ID, TASK
 from desktop_app.ui.markdown_parser import BREAK
 
 
@@ -23,7 +23,7 @@ def selected_text(cursor: QTextCursor) -> str:
         if block.position() > start:
             text += "\t" if _is_same_row(block.previous(), block) else "\n"
         if start <= block.position() < end:
-            text += _marker(block)
+            text += _indent(block) + _marker(block)
         part = QTextCursor(block)
         part.setPosition(max(start, block.position()))
         last = min(end, block.position() + block.length() - 1)
@@ -54,6 +54,17 @@ def _selected_cells(table: QTextTable, cursor: QTextCursor) -> str:
 def _as_written(text: str) -> str:
     """Without what the drawing has put into it."""
     return text.replace(BREAK, "").replace("\u2028", "\n")
+
+
+def _indent(block: QTextBlock) -> str:
+    """What stands before a part of an item: four spaces are inside of "- " and "10. " alike.
+
+    Lines of code are copied as they are.
+    """
+    block_format = block.blockFormat()
+    if block_format.hasProperty(CODE_ID):
+        return ""
+    return "    " * (block_format.indent() - (_marker(block) != ""))
 
 
 def _marker(block: QTextBlock) -> str:

@@ -13,6 +13,7 @@ from desktop_app.inference.engine import (
     Event,
     ModelReady,
     ModelRef,
+    PromptProgress,
     Score,
     Scored,
     Stop,
@@ -84,9 +85,14 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def only(events: list[Event]) -> Scored:
-    assert len(events) == 1
-    assert isinstance(events[0], Scored), events[0]
-    return events[0]
+    *progress, scored = events
+    assert isinstance(scored, Scored), scored
+    told = [e for e in progress if isinstance(e, PromptProgress)]
+    assert len(told) == len(progress) > 0
+    assert [e.done for e in told] == sorted({e.done for e in told}), "each is further"
+    assert {e.request_id for e in told} == {scored.request_id}
+    assert {e.total for e in told} == {scored.computed_tokens}
+    return scored
 
 
 def test_scores_equal_the_trainers(trained: Trained) -> None:

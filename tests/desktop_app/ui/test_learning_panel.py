@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 from pytestqt.qtbot import QtBot
 
+from desktop_app.ui.figures import figures
 from desktop_app.ui.learning_panel import LearningPage
-from finetune.contract.events import RunFailed
+from finetune.contract.events import RunFailed, StepDone
 from tests.desktop_app.ui.home import Home
 
 
@@ -81,6 +82,13 @@ def test_a_run_from_the_button_to_the_offer(qtbot: QtBot, home: Home) -> None:
     assert page.train.isVisible()
     assert len(home.learning.versions()) == 2
     assert home.learning.active_version() == home.learning.versions()[0].version_id
+
+
+def test_an_estimated_distance_is_never_shown_below_zero(qtbot: QtBot, home: Home) -> None:
+    page = page_of(home)
+    home.learning.event_received.emit(StepDone("ppo", 1, 4, {"kl": -0.012}, None))
+    assert page.run.curves["kl"].last_value() == "0.00"
+    assert [figure.value for figure in figures({"kl": -0.012})] == ["0.00 nats"]
 
 
 def test_using_the_offer_at_once(qtbot: QtBot, home: Home) -> None:

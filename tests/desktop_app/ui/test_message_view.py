@@ -144,10 +144,12 @@ def selected(view: MessageView, start: str, end: str) -> str:
 
 def test_copying_a_part_keeps_what_marks_items_and_cells(view: MessageView) -> None:
     view.set_markdown(
-        "Steps:\n\n1. one\n2. two\n   - sub\n\n- [x] done\n- [ ] open\n\n"
+        "Steps:\n\n1. one\n2. two\n   - sub\n\n     more of it\n\n     ```\n"
+        "     if x:\n         y\n     ```\n\n- [x] done\n- [ ] open\n\n"
         "| k | v |\n|---|---|\n| 1 | 2 |\n\nend of it"
     )
-    assert selected(view, "ne", "sub") == "ne\n2. two\n- sub"
+    assert selected(view, "ne", "sub") == "ne\n2. two\n    - sub"
+    assert selected(view, "two", "y") == "2. two\n    - sub\n        more of it\nif x:\n    y"
     assert selected(view, "done", "open") == "- [x] done\n- [ ] open"
     assert selected(view, "open", "end").startswith("- [ ] open\n")
     assert "\nk\tv\n1\t2\n" in selected(view, "open", "end")
