@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -157,14 +158,16 @@ def everyday_prompts() -> frozenset[str]:
 
 
 @cache
-def _everyday_by_piece() -> dict[str, tuple[frozenset[str], ...]]:
-    """The prompts' sets of three-letter pieces, found by each piece."""
-    found: dict[str, list[frozenset[str]]] = {}
-    for prompt in sorted(everyday_prompts()):
+def _everyday_pieces() -> tuple[list[int], dict[str, list[int]]]:
+    """How many three-letter pieces each of those prompts has, and which prompts hold a piece."""
+    sizes: list[int] = []
+    holders: dict[str, list[int]] = {}
+    for number, prompt in enumerate(sorted(everyday_prompts())):
         pieces = _pieces(prompt)
+        sizes.append(len(pieces))
         for piece in pieces:
-            found.setdefault(piece, []).append(pieces)
-    return {piece: tuple(sets) for piece, sets in found.items()}
+            holders.setdefault(piece, []).append(number)
+    return sizes, holders
 
 
 def _pieces(folded: str) -> frozenset[str]:
@@ -181,8 +184,11 @@ def is_everyday(text: str) -> bool:
     if not 0 < len(folded) <= 120:
         return False
     pieces = _pieces(folded)
-    near = {prompt for piece in pieces for prompt in _everyday_by_piece().get(piece, ())}
-    return any(len(pieces & prompt) >= NEAR * len(pieces | prompt) for prompt in near)
+    sizes, holders = _everyday_pieces()
+    shared = Counter(number for piece in pieces for number in holders.get(piece, ()))
+    return any(
+        many >= NEAR * (len(pieces) + sizes[number] - many) for number, many in shared.items()
+    )
 
 
 def has_everyday_prompt(messages: Iterable[Message]) -> bool:

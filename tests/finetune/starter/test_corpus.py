@@ -204,7 +204,7 @@ def test_what_is_near_to_an_examination_prompt_counts_as_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(corpus, "everyday_prompts", lambda: frozenset({"abcdefgh"}))
-    for cached in (corpus.is_everyday, corpus._everyday_by_piece):
+    for cached in (corpus.is_everyday, corpus._everyday_pieces):
         cached.cache_clear()
     # Six pieces of three letters, abc to fgh.
     assert corpus.is_everyday("A b c, d e f g h i")  # 6 of 7 pieces in both: 0.86
@@ -212,7 +212,7 @@ def test_what_is_near_to_an_examination_prompt_counts_as_one(
     assert not corpus.is_everyday("abcdef")  # 4 of 6
     assert not corpus.is_everyday("zabcdefghij")  # 6 of 9
     assert not corpus.is_everyday("")
-    for cached in (corpus.is_everyday, corpus._everyday_by_piece):
+    for cached in (corpus.is_everyday, corpus._everyday_pieces):
         cached.cache_clear()
 
 
