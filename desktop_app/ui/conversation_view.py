@@ -6,6 +6,7 @@ visible branch, and the pending comparison in place of the completion that will 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from PySide6.QtCore import Signal
@@ -26,6 +27,8 @@ _COMPARISON: Final = "comparison:"
 _MARK: Final = "mark:"
 _CHROME: Final = 60
 """Height of a card beyond its text."""
+Drafts = dict[str, dict[str, str]]
+"""Texts of editors left open, by conversation and message."""
 
 
 class ConversationView(QWidget):
@@ -33,9 +36,11 @@ class ConversationView(QWidget):
 
     Signals:
         suggestion_chosen(text): one of the suggestions of the empty state.
+        drafts_changed: something was written in an editor of a message, or one was closed.
     """
 
     suggestion_chosen = Signal(str)
+    drafts_changed = Signal()
 
     def __init__(
         self,
@@ -55,7 +60,7 @@ class ConversationView(QWidget):
         self._mark: ContextMark | None = None
         self._conversation = ""
         self._keys: list[str] = []
-        self._drafts: dict[str, str] = {}
+        self._drafts: Drafts = {}
         self.list = VirtualList(self._make_row, self._estimate, theme)
         self.empty = EmptyState(theme)
         self.empty.suggestion_chosen.connect(self.suggestion_chosen)
@@ -74,6 +79,18 @@ class ConversationView(QWidget):
         feedback.message_changed.connect(self._on_feedback)
         if chat.current_conversation:
             self._on_opened(chat.current_conversation)
+
+    def drafts(self) -> Drafts:
+        """Corrections and edits that were begun and not saved."""
+        here = self._drafts.get(self._conversation, {}) | self._open_drafts(self._keys)
+        drafts = self._drafts | {self._conversation: here}
+        return {conversation: dict(texts) for conversation, texts in drafts.items() if texts}
+
+    def restore_drafts(self, drafts: Drafts) -> None:
+        """Their editors open again with their messages."""
+        self._drafts = {conversation: dict(texts) for conversation, texts in drafts.items()}
+        if self._drafts.get(self._conversation):
+            self._on_opened(self._conversation)
 
     def scroll_to_end(self) -> None:
         """Show the newest message and follow it."""
@@ -176,12 +193,19 @@ class ConversationView(QWidget):
     def _show_rows(self, keys: list[str]) -> None:
         """What was begun in an editor of a row that goes is kept until it is made again."""
         staying = set(keys)
-        for key in self._keys:
-            row = None if key in staying else self.list.row(key)
-            if isinstance(row, UserCard | CompletionCard) and row.editor is not None:
-                self._drafts[key] = row.editor.text()
+        going = [key for key in self._keys if key not in staying]
+        self._drafts.setdefault(self._conversation, {}).update(self._open_drafts(going))
         self._keys = keys
         self.list.set_keys(keys)
+
+    def _open_drafts(self, keys: Iterable[str]) -> dict[str, str]:
+        """What stands in the editors of these rows."""
+        found = {}
+        for key in keys:
+            row = self.list.row(key)
+            if isinstance(row, UserCard | CompletionCard) and row.editor is not None:
+                found[key] = row.editor.text()
+        return found
 
     def _refresh_rows(self) -> None:
         """What is allowed, and where each message stands among its siblings."""
@@ -209,8 +233,10 @@ class ConversationView(QWidget):
             assert self._mark is not None
             return ContextMarkRow(self._theme, self._mark)
         card = self._make_card(self._messages[key])
-        if key in self._drafts:
-            card.open_editor(self._drafts.pop(key))
+        card.draft_changed.connect(self.drafts_changed)
+        draft = self._drafts.get(self._conversation, {}).pop(key, None)
+        if draft is not None:
+            card.open_editor(draft)
         return card
 
     def _make_card(self, message: StoredMessage) -> UserCard | CompletionCard:

@@ -49,11 +49,13 @@ class CorrectionEditor(QFrame):
         saved(text): the person is done.
         cancelled: the person left it.
         height_changed: the text has more or fewer lines.
+        changed: the text is another.
     """
 
     saved = Signal(str)
     cancelled = Signal()
     height_changed = Signal()
+    changed = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -140,6 +142,7 @@ class CorrectionEditor(QFrame):
 
     def _on_text_changed(self) -> None:
         self._update_save()
+        self.changed.emit()
         if self.isVisible():
             self.height_changed.emit()
 

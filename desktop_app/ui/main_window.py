@@ -267,6 +267,7 @@ class MainWindow(QMainWindow):
         self.composer.submitted.connect(self._send)
         self.composer.stop_requested.connect(chat.stop)
         self.composer.field.textChanged.connect(self._draft_timer.start)
+        self.view.drafts_changed.connect(self._draft_timer.start)
         self._draft_timer.timeout.connect(self._save_state)
         self.conversations.deleted.connect(self._trash.tell)
         listed = self.conversations
@@ -446,7 +447,9 @@ class MainWindow(QMainWindow):
             self.restoreGeometry(QByteArray.fromBase64(QByteArray(state.geometry.encode())))
         if len(state.sizes) == self.splitter.count() and all(state.sizes):
             self.splitter.setSizes(state.sizes)
-        self.composer.restore_drafts(state.drafts)
+        here = {"", *(conversation.id for conversation in self._chat.conversations())}
+        self.composer.restore_drafts({k: text for k, text in state.drafts.items() if k in here})
+        self.view.restore_drafts({k: more for k, more in state.corrections.items() if k in here})
         self.show_sidebar(state.sidebar_open)
         self.show_panel(state.panel_open)
 
@@ -459,6 +462,7 @@ class MainWindow(QMainWindow):
             not self.panel.isHidden(),
             sizes if all(sizes) else load_window_state(self._profile.root).sizes,
             self.composer.drafts(),
+            self.view.drafts(),
         )
         save_window_state(self._profile.root, state)
 

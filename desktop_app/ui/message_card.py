@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from PySide6.QtCore import QEvent, QRect, QRectF, Qt
+from PySide6.QtCore import QEvent, QRect, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
@@ -37,7 +37,13 @@ _SPACE: Final = 6
 
 
 class UserCard(RowWidget):
-    """What the person wrote."""
+    """What the person wrote.
+
+    Signals:
+        draft_changed: what stands in the editor, or whether there is one.
+    """
+
+    draft_changed = Signal()
 
     def __init__(self, chat: ChatService, theme: Theme, message: StoredMessage) -> None:
         super().__init__()
@@ -91,6 +97,7 @@ class UserCard(RowWidget):
         editor.saved.connect(self._save_edit)
         editor.cancelled.connect(self._end_edit)
         editor.height_changed.connect(self.height_changed)
+        editor.changed.connect(self.draft_changed)
         editor.open(self._question(), text, self.tr("Send again"))
         editor.allow_saving(not self._chat.is_busy)
         return editor
@@ -150,6 +157,7 @@ class UserCard(RowWidget):
             self.editor.deleteLater()
             self.editor = None
             self.height_changed.emit()
+            self.draft_changed.emit()
             self._edit.setFocus()
 
     def _show_sibling(self, step: int) -> None:
@@ -171,7 +179,13 @@ class UserCard(RowWidget):
 
 
 class CompletionCard(RowWidget):
-    """What the model wrote, or is writing."""
+    """What the model wrote, or is writing.
+
+    Signals:
+        draft_changed: what stands in the editor, or whether there is one.
+    """
+
+    draft_changed = Signal()
 
     def __init__(
         self, chat: ChatService, feedback: FeedbackService, theme: Theme, message: StoredMessage
@@ -308,6 +322,7 @@ class CompletionCard(RowWidget):
         editor.saved.connect(self._save_correction)
         editor.cancelled.connect(self._end_correction)
         editor.height_changed.connect(self.height_changed)
+        editor.changed.connect(self.draft_changed)
         editor.open(self._question(), text, self.tr("Save"))
         return editor
 
@@ -357,6 +372,7 @@ class CompletionCard(RowWidget):
             self.editor.deleteLater()
             self.editor = None
             self.height_changed.emit()
+            self.draft_changed.emit()
             if had_focus:
                 self.down.setFocus()
 

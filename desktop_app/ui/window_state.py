@@ -1,4 +1,4 @@
-"""How the window was left: its place, what was open, and messages not yet sent."""
+"""How the window was left: its place, what was open, and what was begun to be written."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class WindowState:
     sizes: list[int] = field(default_factory=list)
     """Widths of side bar, centre and panel."""
     drafts: dict[str, str] = field(default_factory=dict)
+    """Messages not sent, by conversation."""
+    corrections: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Corrections and edits not saved, by conversation and message."""
 
 
 def load_window_state(folder: Path) -> WindowState:
@@ -35,6 +38,10 @@ def load_window_state(folder: Path) -> WindowState:
             bool(raw["panel_open"]),
             [int(size) for size in raw["sizes"]],
             {str(key): str(text) for key, text in raw["drafts"].items()},
+            {
+                str(key): {str(message): str(text) for message, text in texts.items()}
+                for key, texts in raw.get("corrections", {}).items()
+            },
         )
     except FileNotFoundError:
         return WindowState()

@@ -10,8 +10,9 @@ from pytestqt.qtbot import QtBot
 
 from desktop_app.errors import UserError
 from desktop_app.settings import Settings
+from desktop_app.ui.main_window import MainWindow
 from desktop_app.ui.message_card import CompletionCard
-from desktop_app.ui.window_state import FILE_NAME, load_window_state
+from desktop_app.ui.window_state import FILE_NAME, WindowState, load_window_state, save_window_state
 from tests.desktop_app.ui.home import Home, button
 
 
@@ -187,6 +188,52 @@ def test_the_window_comes_back_as_it_was_left(qtbot: QtBot, home: Home) -> None:
     assert again.size() == window.size()
     assert again.panel.isVisible()
     assert again.composer.text() == "not sent yet"
+
+
+def test_a_correction_half_written_is_there_at_the_next_start(qtbot: QtBot, home: Home) -> None:
+    home.ask("Hello")
+    other = home.add_conversation("Other")
+    first = home.chat.current_conversation
+
+    def card_of(window: MainWindow) -> CompletionCard:
+        rows = window.view.list.rows()
+        return next(row for row in rows if isinstance(row, CompletionCard))
+
+    def kept() -> dict[str, dict[str, str]]:
+        return load_window_state(home.profile.root).corrections
+
+    card = card_of(home.window)
+    answer = home.chat.messages(first)[-1].id
+    qtbot.mouseClick(card.down, Qt.MouseButton.LeftButton)
+    assert card.editor is not None
+    card.editor.set_text("half writ")
+    qtbot.waitUntil(lambda: kept() == {first: {answer: "half writ"}})  # the app may die now
+    home.chat.open_conversation(home.chat.message(other).conversation_id)
+    assert card_of(home.window).editor is None
+    home.window.close()
+
+    again = home.open_window()
+    assert card_of(again).editor is None
+    home.chat.open_conversation(first)
+    card = card_of(again)
+    assert card.editor is not None
+    assert card.editor.text() == "half writ"
+    again.close()
+
+    again = home.open_window()  # with the conversation in sight at once
+    card = card_of(again)
+    assert card.editor is not None
+    assert card.editor.text() == "half writ"
+    qtbot.keyClick(card.editor.focusProxy(), Qt.Key.Key_Escape)
+    qtbot.waitUntil(lambda: kept() == {})
+
+
+def test_what_was_begun_in_a_conversation_goes_with_it(home: Home) -> None:
+    state = WindowState(drafts={"": "new", "gone": "old"}, corrections={"gone": {"a": "b"}})
+    save_window_state(home.profile.root, state)
+    again = home.open_window()
+    assert again.composer.drafts() == {"": "new"}
+    assert again.view.drafts() == {}
 
 
 def test_a_damaged_window_state_is_as_good_as_none(home: Home) -> None:
