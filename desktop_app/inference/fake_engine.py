@@ -115,6 +115,8 @@ class FakeEngine:
         """Shorter is better: a taste that can be told by looking."""
         scores = tuple(-float(len(text)) for text in request.completions)
         heads = tuple((value,) for value in scores)
+        length = sum(map(len, request.completions))
+        yield PromptProgress(request.request_id, length, length)
         yield Scored(request.request_id, scores, heads, (), 0, 0.0)
 
     def stop(self, request: Stop) -> None:

@@ -199,12 +199,12 @@ class ConversationView(QWidget):
         self.list.set_keys(keys)
 
     def _open_drafts(self, keys: Iterable[str]) -> dict[str, str]:
-        """What stands in the editors of these rows."""
+        """What was changed in the editors of these rows."""
         found = {}
         for key in keys:
             row = self.list.row(key)
-            if isinstance(row, UserCard | CompletionCard) and row.editor is not None:
-                found[key] = row.editor.text()
+            if isinstance(row, UserCard | CompletionCard) and row.draft is not None:
+                found[key] = row.draft
         return found
 
     def _refresh_rows(self) -> None:

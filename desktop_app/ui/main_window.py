@@ -266,8 +266,8 @@ class MainWindow(QMainWindow):
 
         self.composer.submitted.connect(self._send)
         self.composer.stop_requested.connect(chat.stop)
-        self.composer.field.textChanged.connect(self._draft_timer.start)
-        self.view.drafts_changed.connect(self._draft_timer.start)
+        self.composer.field.textChanged.connect(self._save_soon)
+        self.view.drafts_changed.connect(self._save_soon)
         self._draft_timer.timeout.connect(self._save_state)
         self.conversations.deleted.connect(self._trash.tell)
         listed = self.conversations
@@ -452,6 +452,10 @@ class MainWindow(QMainWindow):
         self.view.restore_drafts({k: more for k, more in state.corrections.items() if k in here})
         self.show_sidebar(state.sidebar_open)
         self.show_panel(state.panel_open)
+
+    def _save_soon(self) -> None:
+        if not self._draft_timer.isActive():  # or it would wait for a pause in the writing
+            self._draft_timer.start()
 
     def _save_state(self) -> None:
         geometry = bytes(self.saveGeometry().toBase64().data()).decode("ascii")

@@ -5,7 +5,8 @@ only replace a whole document. What a text cursor cannot draw (the panel behind 
 the bar beside a quotation, a rule) is only marked here with block properties, and painted by
 ``message_view``.
 
-Spacing: a block's distance is always its *top* margin, so it never changes when more follows.
+Spacing: a block's distance is its *top* margin, so it does not change when more follows; only
+a table keeps the room of what stands right behind it, whose own margin Qt ignores.
 """
 
 from __future__ import annotations
@@ -314,9 +315,10 @@ class DocumentWriter:
         if not self._tables:
             return
         table = self._tables[-1][1]  # a cursor cannot tell: frames are out of date in an edit
-        table_format = table.format()
-        table_format.setBottomMargin(max(gap, self._em(0.75)))
-        table.setFormat(table_format)
+        table_format, wanted = table.format(), max(gap, self._em(0.75))
+        if table_format.bottomMargin() != wanted:  # else the whole table would count as changed
+            table_format.setBottomMargin(wanted)
+            table.setFormat(table_format)
 
     def _set_property(self, key: int, value: object) -> None:
         more = QTextBlockFormat()

@@ -91,6 +91,13 @@ class UserCard(RowWidget):
             self.open_editor(self._message.content).setFocus()
             self.height_changed.emit()
 
+    @property
+    def draft(self) -> str | None:
+        """What stands in the editor where it is not what it was opened with."""
+        if self.editor is None or self.editor.text() == self._message.content:
+            return None
+        return self.editor.text()
+
     def open_editor(self, text: str) -> CorrectionEditor:
         """Let the person go on with a changed text."""
         self.editor = editor = CorrectionEditor(self)
@@ -308,13 +315,22 @@ class CompletionCard(RowWidget):
         was_cut_off = self._message.state in ("stopped", "interrupted")
         self.go_on.setVisible(was_cut_off and self._has_text and not is_judged)
 
+    @property
+    def draft(self) -> str | None:
+        """What stands in the editor where it is not what it was opened with."""
+        if self.editor is None or self.editor.text() == self._text_to_correct():
+            return None
+        return self.editor.text()
+
     def begin_correction(self) -> None:
         """Ask what the person would have wanted to read."""
         if self.editor is None:
-            standing = self._feedback.of_message(self._message.id).correction
-            text = self._message.content if standing is None else standing.completion.text
-            self.open_editor(text).setFocus()
+            self.open_editor(self._text_to_correct()).setFocus()
             self.height_changed.emit()
+
+    def _text_to_correct(self) -> str:
+        standing = self._feedback.of_message(self._message.id).correction
+        return self._message.content if standing is None else standing.completion.text
 
     def open_editor(self, text: str) -> CorrectionEditor:
         """Let the person go on with a correction."""

@@ -17,13 +17,13 @@ def selected_text(cursor: QTextCursor) -> str:
     if cursor.hasComplexSelection() and isinstance(table, QTextTable):
         return _selected_cells(table, cursor)
     start, end = cursor.selectionStart(), cursor.selectionEnd()
-    text = ""
+    text, indent = "", _least_indent(cursor)
     block = cursor.document().findBlock(start)
     while block.isValid() and block.position() <= end:
         if block.position() > start:
             text += "\t" if _is_same_row(block.previous(), block) else "\n"
         if start <= block.position() < end:
-            text += _indent(block) + _marker(block)
+            text += _indent(block)[indent:] + _marker(block)
         part = QTextCursor(block)
         part.setPosition(max(start, block.position()))
         last = min(end, block.position() + block.length() - 1)
@@ -65,6 +65,17 @@ def _indent(block: QTextBlock) -> str:
     if block_format.hasProperty(CODE_ID):
         return ""
     return "    " * (block_format.indent() - (_marker(block) != ""))
+
+
+def _least_indent(cursor: QTextCursor) -> int:
+    """Characters that stand before every selected block: they tell nothing."""
+    start, end = cursor.selectionStart(), cursor.selectionEnd()
+    block = cursor.document().findBlock(start)
+    least = len(_indent(block))
+    while (block := block.next()).isValid() and block.position() < end:
+        if not block.blockFormat().hasProperty(CODE_ID):
+            least = min(least, len(_indent(block)))
+    return least
 
 
 def _marker(block: QTextBlock) -> str:

@@ -121,9 +121,9 @@ the app has something of its own to talk with and to learn from on the first day
 * **Compute**: {chat["seconds"] / 60:.0f} minutes {machine}.
 * **Read**: {pretrain["tokens"] / 1e6:.2f}M tokens of pretraining ({pretrain["step"]} steps of
   {recipe.tokens_per_step}), then {(chat["tokens"] - pretrain["tokens"]) / 1e6:.2f}M tokens of
-  chat tuning ({chat["step"]} steps): conversations with the loss on replies and their end, and
-  {100 * recipe.chat_prose_share:.0f} % of each step text of pretraining. Muon for matrices, AdamW
-  for the rest; the rate level, then linear to zero.
+  chat tuning ({chat["step"]} steps): conversations with the loss on replies and their end (some
+  of ours read whole), and {100 * recipe.chat_prose_share:.0f} % of each step text of pretraining.
+  Muon for matrices, AdamW for the rest; the rate level, then linear to zero.
 """
 
 
@@ -225,7 +225,8 @@ def _data(own: Sequence[Document], recipe: StarterRecipe) -> str:
     lines.append(
         f"| written for this project: {said:,} things people say, {replies:,} replies |"
         f" `finetune/starter/conversations` | MIT | en, ko | 0 |"
-        f" {recipe.own_epochs:g}; of further pairs {recipe.phrasing_epochs:g} |"
+        f" replies {recipe.own_epochs:g}, whole {recipe.own_read_epochs:g}; of further pairs"
+        f" {recipe.phrasing_epochs:g} and {recipe.phrasing_read_epochs:g} |"
     )
     return "\n".join(lines) + "\n"
 

@@ -292,26 +292,46 @@ def phrasing_examples(turns: list[Turn]) -> list[tuple[Message, ...]]:
 def own_documents(
     folder: Path, epochs: float, phrasing_epochs: float
 ) -> tuple[list[Document], list[str]]:
-    """Our own conversations, repeated; held-out ones once. Broken ones are reported, not fatal."""
-    documents: list[Document] = []
+    """Our own conversations, repeated; held-out ones once. Broken ones are reported, not fatal.
+
+    A held-out conversation that begins as another one goes on or is also begun is neither: what
+    is measured on it would be known.
+    """
+    groups: list[list[Turn]] = []
     problems: list[str] = []
     for path in sorted(folder.glob("*.txt")):
         conversations, faults = parse_conversations(path.read_text("utf-8", errors="replace"))
         problems += [f"{path.name}, {fault}" for fault in faults]
-        for turns in conversations:
-            opening = next(turn.texts[0] for turn in turns if turn.role == "user")
-            held_out = is_held_out(OWN, opening)
-            read = [(messages, epochs) for messages in training_examples(turns)]
-            if not held_out:  # a few groups would be most of what is held out
-                read += [(messages, phrasing_epochs) for messages in phrasing_examples(turns)]
-            for messages, times in read:
-                filled = tuple(Message(m.role, _fill(m.content), m.learn) for m in messages)
-                if has_everyday_prompt(filled):
-                    continue
-                document = Document(OWN, language_of(opening), held_out, messages=filled)
-                key = OWN + "".join(m.content for m in messages)
-                documents += [document] * (1 if held_out else copies(times, key))
+        groups += conversations
+    held = [is_held_out(OWN, _first_wish(turns).texts[0]) for turns in groups]
+    learned = {
+        fold(text)
+        for turns, held_out in zip(groups, held, strict=True)
+        if not held_out
+        for turn in turns
+        if turn.role == "user"
+        for text in turn.texts
+    }
+    documents: list[Document] = []
+    for turns, held_out in zip(groups, held, strict=True):
+        wish = _first_wish(turns)
+        if held_out and any(fold(text) in learned for text in wish.texts):
+            continue
+        read = [(messages, epochs) for messages in training_examples(turns)]
+        if not held_out:  # a few groups would be most of what is held out
+            read += [(messages, phrasing_epochs) for messages in phrasing_examples(turns)]
+        for messages, times in read:
+            filled = tuple(Message(m.role, _fill(m.content), m.learn) for m in messages)
+            if has_everyday_prompt(filled):
+                continue
+            document = Document(OWN, language_of(wish.texts[0]), held_out, messages=filled)
+            key = OWN + "".join(m.content for m in messages)
+            documents += [document] * (1 if held_out else copies(times, key))
     return documents, problems
+
+
+def _first_wish(turns: list[Turn]) -> Turn:
+    return next(turn for turn in turns if turn.role == "user")
 
 
 # ---------------------------------------------------------------- the public files

@@ -11,6 +11,7 @@ steps is mended by the speed that was really had. Prints plain lines on stderr.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import random
@@ -23,11 +24,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from finetune.contract.errors import InputError
+from finetune.contract.manifest import write_whole
 from finetune.starter.card import write_card
 from finetune.starter.corpus import (
     SOURCES,
@@ -139,8 +142,10 @@ def train(
     for stage in ("pretrain", "chat"):
         if progress.stage != stage:
             continue
-        if stage == "chat" and not (work / "corpus-chat.safetensors").exists():
-            _encode(list(_all_chat(data, recipe)), tokenizer, recipe, work, "chat")
+        if stage == "chat":
+            if not (work / "corpus-chat.safetensors").exists():
+                _encode(list(_all_chat(data, recipe)), tokenizer, recipe, work, "chat")
+            _same_conversations(work / "corpus-chat.safetensors")
         rows, held = _load_rows(work, stage)
         plan = _plan(recipe, stage, rows, work, model, loss, progress)
         held_out = HeldOut(held, byte_lengths)
@@ -191,15 +196,32 @@ def say(line: str) -> None:
 
 def _same_recipe(path: Path, recipe: StarterRecipe) -> None:
     """Write the recipe, or check that the folder was begun with this one (time may differ)."""
-    if not path.exists():
-        path.write_text(recipe.to_json(), encoding="utf-8")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
     now = json.loads(recipe.to_json())
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
     differing = sorted(k for k in now if k != "minutes" and before.get(k) != now[k])
     if differing:
         names = ", ".join(differing)
         raise InputError(f"The work folder was begun with another recipe ({names} differ).")
+    write_whole(path, recipe.to_json().encode("utf-8"))
+
+
+def _same_conversations(corpus: Path) -> None:
+    """The card counts and asks what was read: our conversations must still be those."""
+    with safe_open(str(corpus), framework="pt") as file:
+        read = (file.metadata() or {}).get("conversations")
+    if read != digest_of(CONVERSATIONS):
+        raise InputError(
+            "Our conversations have changed since this work folder read them. Delete "
+            f"{corpus.name} in it to go on with the new ones."
+        )
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 over the names and texts of our conversations."""
+    total = hashlib.sha256()
+    for path in sorted(folder.glob("*.txt")):
+        total.update(f"{path.name}\n".encode() + path.read_bytes())
+    return total.hexdigest()
 
 
 def _all_pretraining(data: Path) -> Iterable[Document]:
@@ -286,7 +308,8 @@ def _encode(
         tensors |= {f"{name}|ids": rows.ids, f"{name}|segments": rows.segments}
         tensors[f"{name}|targets"] = rows.targets
     path = work / f"corpus-{stage}.safetensors"
-    save_file(tensors, str(path.with_suffix(".part")))
+    read = {"conversations": digest_of(CONVERSATIONS)} if stage == "chat" else None
+    save_file(tensors, str(path.with_suffix(".part")), read)
     path.with_suffix(".part").replace(path)
 
 
@@ -362,9 +385,7 @@ def _kept_plans(work: Path) -> dict[str, int]:
 
 def _keep_plan(work: Path, plan: StagePlan) -> None:
     plans = _kept_plans(work) | {plan.name: plan.steps}
-    beside = work / "plan.json.part"
-    beside.write_text(json.dumps(plans) + "\n", encoding="utf-8")
-    beside.replace(work / "plan.json")
+    write_whole(work / "plan.json", (json.dumps(plans) + "\n").encode("utf-8"))
 
 
 def _seconds_per_step(

@@ -134,8 +134,9 @@ class StarterModel(nn.Module):
         self._initialise(seed)
 
     def _initialise(self, seed: int) -> None:
-        """Normal(0, 0.02); the two projections that write to the residual stream start at zero,
-        so that at step 0 every block is the identity (as in nanochat and modded-nanogpt)."""
+        """Normal, of deviation 0.02 in the embedding and 1/sqrt(width) in the matrices; the two
+        projections that write to the residual stream start at zero, so that at step 0 every block
+        is the identity (as in nanochat and modded-nanogpt)."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):

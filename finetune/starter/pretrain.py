@@ -250,8 +250,8 @@ class Reading:
 class StagePlan:
     """One stage: what it reads, steps and rates.
 
-    With ``end_seconds`` the steps are a guess that is mended while the rate is level, so that the
-    stage ends when training has taken that long, however busy the machine is.
+    With ``end_seconds`` the steps are a guess that is mended while the rate is level and the rows
+    are short, so that the stage ends when training has taken that long, however busy the machine.
     """
 
     name: str
@@ -280,13 +280,14 @@ def passes_of_step(
     return passes
 
 
-def mended_steps(plan: StagePlan, now: Progress, seconds_per_step: float) -> int:
-    """Steps that fit into the stage's time; never fewer than let the rate begin to fall now."""
-    level = 1 - plan.decay_share
-    if plan.end_seconds is None or now.step >= plan.steps * level:
+def mended_steps(plan: StagePlan, now: Progress, seconds_per_step: float, long_share: float) -> int:
+    """Steps that fit into the stage's time; never fewer than let the rate begin to fall now, and
+    the long rows come. Once either has begun the steps stay."""
+    free = min(1 - plan.decay_share, 1 - long_share)
+    if plan.end_seconds is None or now.step >= plan.steps * free:
         return plan.steps
     fitting = now.step + int((plan.end_seconds - now.seconds) / seconds_per_step)
-    return max(fitting, math.ceil(now.step / level))
+    return max(fitting, math.ceil(now.step / free))
 
 
 @dataclass(frozen=True)
@@ -369,7 +370,7 @@ def train_stage(
         if progress.step % recipe.checkpoint_every == 0 and not last:
             if progress.step > paced_from.step:
                 pace = (progress.seconds - paced_from.seconds) / (progress.step - paced_from.step)
-                steps = mended_steps(plan, progress, pace)
+                steps = mended_steps(plan, progress, pace, recipe.long_share)
                 plan = replace(plan, steps=steps)
                 keep_plan(plan)
             save_checkpoint(checkpoint, model, optimizer, progress)

@@ -21,11 +21,11 @@ class StarterRecipe:
     """One seed for initial weights, order of documents and sampling of sources."""
     vocabulary: int = 8192
     """Two languages in 8k pieces: about 3.9 bytes a token, while the table stays a quarter of
-    the model. 16k would spend half of the parameters on rows that 8M tokens hardly touch."""
+    the model. 16k would spend half of the parameters on rows that so little text hardly touches."""
     width: int = 256
     """A multiple of 256, so that llama.cpp's K-quants are possible."""
     layers: int = 6
-    """About 5M parameters outside the embedding: what an hour on two cores can still fill."""
+    """About 5M parameters outside the embedding: what some hours on two cores can still fill."""
     heads: int = 4
     """Head size 64, the smallest that every llama.cpp backend has fast kernels for."""
     feed_forward: int = 768

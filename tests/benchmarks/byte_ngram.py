@@ -44,8 +44,13 @@ class ByteNgram:
         threshold = 0
         if len(all_counts) > entries:
             threshold = int(np.partition(all_counts, -entries)[-entries])
+        room = max(0, entries - int((all_counts > threshold).sum()))
         for keys, counts in found:
-            keep = counts > threshold if threshold else np.ones(len(counts), dtype=bool)
+            keep = counts > threshold
+            # As many of those at the limit as there is room for, low orders first.
+            at_limit = np.flatnonzero(counts == threshold)[:room]
+            room -= len(at_limit)
+            keep[at_limit] = True
             self._tables.append((keys[keep], counts[keep].astype(np.int64)))
 
     @property

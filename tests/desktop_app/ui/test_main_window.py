@@ -206,6 +206,7 @@ def test_a_correction_half_written_is_there_at_the_next_start(qtbot: QtBot, home
     answer = home.chat.messages(first)[-1].id
     qtbot.mouseClick(card.down, Qt.MouseButton.LeftButton)
     assert card.editor is not None
+    assert home.window.view.drafts() == {}  # it holds the answer as it was
     card.editor.set_text("half writ")
     qtbot.waitUntil(lambda: kept() == {first: {answer: "half writ"}})  # the app may die now
     home.chat.open_conversation(home.chat.message(other).conversation_id)

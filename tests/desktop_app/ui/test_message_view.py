@@ -150,6 +150,8 @@ def test_copying_a_part_keeps_what_marks_items_and_cells(view: MessageView) -> N
     )
     assert selected(view, "ne", "sub") == "ne\n2. two\n    - sub"
     assert selected(view, "two", "y") == "2. two\n    - sub\n        more of it\nif x:\n    y"
+    assert selected(view, "more", "it") == "more of it"
+    assert selected(view, "ub", "it") == "ub\n    more of it"
     assert selected(view, "done", "open") == "- [x] done\n- [ ] open"
     assert selected(view, "open", "end").startswith("- [ ] open\n")
     assert "\nk\tv\n1\t2\n" in selected(view, "open", "end")

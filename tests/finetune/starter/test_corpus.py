@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,21 @@ def test_our_conversations_are_repeated_but_held_out_ones_are_not(tmp_path: Path
     assert len(documents) - len(held) == 3 * (300 - len(held))
 
 
+def test_what_is_held_out_is_learned_nowhere(tmp_path: Path) -> None:
+    said = ["question 192", "question 265", "question 362"]  # held out, see below
+    assert all(is_held_out("conversations", text) for text in said)
+    (tmp_path / "a.txt").write_text(
+        f"U: {said[0]}\nA: a\n\n"  # also another way to say the first wish below
+        f"U: {said[1]}\nU: in other words\nA: b\n\n"  # whose other words go on below
+        f"U: {said[2]}\nA: c\n\n"
+        f"U: question 1\nU: {said[0].upper()}!\nA: d\nU: in other words\nA: e\n",
+        encoding="utf-8",
+    )
+    documents, _ = own_documents(tmp_path, 1.0, 1.0)
+    assert {d.messages[0].content for d in documents if d.held_out} == {said[2]}
+    assert "question 1" in {d.messages[0].content for d in documents if not d.held_out}
+
+
 def test_the_split_is_stable_and_by_the_opening_of_a_conversation() -> None:
     held = [n for n in range(2000) if is_held_out("conversations", f"question {n}")]
     assert held[:3] == [192, 265, 362]  # for ever: a change here would mix the sides
@@ -223,5 +239,21 @@ def test_everyday_prompts_are_never_learned() -> None:
         [Message("user", "What do bees make"), Message("assistant", "x")]
     )
     assert not corpus.has_everyday_prompt([Message("assistant", "What do bees make?")])
-    learned, _ = own_documents(corpus.EVERYDAY / "conversations", 1.0, 1.0)
-    assert not any(corpus.has_everyday_prompt(document.messages) for document in learned)
+    # Counted another way than by the code that leaves them out.
+    pieces = [{p[i : i + 3] for i in range(max(1, len(p) - 2))} for p in sorted(prompts)]
+    documents, _ = own_documents(corpus.EVERYDAY / "conversations", 1.0, 0.0)
+    said = {corpus.fold(m.content) for d in documents for m in d.messages if m.role == "user"}
+    assert not said & prompts
+    some = random.Random(1).sample(sorted(said), 3000)
+    for text in some:
+        own = {text[i : i + 3] for i in range(max(1, len(text) - 2))}
+        assert all(len(own & other) < 0.7 * len(own | other) for other in pieces), text
+
+
+def test_public_rows_with_an_everyday_prompt_are_left_out(tmp_path: Path) -> None:
+    asked = "What do bees make?"
+    write_rows(tmp_path, "rows", [dialogue(asked, "Honey."), dialogue("Who are you?", "A bee.")])
+    source = Source("rows", "chat", "en", 1.0, 1.0, "MIT", "us")
+    for read in (pretraining_documents, chat_documents):
+        said = [document.messages[0].content for document in read(tmp_path, source)]
+        assert said == ["Who are you?"]

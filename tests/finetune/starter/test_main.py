@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -90,6 +91,9 @@ def test_a_stopped_training_goes_on_to_a_file_and_its_card(data: Path, tmp_path:
     assert "CC BY-SA 4.0" in written
     assert "written for this project: 300 things people say, 300 replies" in written
     assert "replies to held-out prompts end by themselves" in written
+    (main.CONVERSATIONS / "more.txt").write_text("U: New\nA: And learned by nobody.\n", "utf-8")
+    with pytest.raises(ValueError, match=r"Delete corpus-chat\.safetensors"):
+        main._same_conversations(work / "corpus-chat.safetensors")
     log = [json.loads(line) for line in (work / "log.jsonl").read_text("utf-8").splitlines()]
     assert log[-1]["blended"] == TINY.chat_weight
     steps = [(entry["stage"], entry["step"]) for entry in log[:-1]]
@@ -118,6 +122,14 @@ def test_a_work_folder_keeps_to_its_recipe(tmp_path: Path) -> None:
     words = ["--data", str(tmp_path), "--work", str(work), "--output", "x.gguf"]
     with pytest.raises(ValueError, match=r"another recipe \(layers differ\)"):
         run(arguments(*words))
+
+
+def test_other_minutes_are_taken_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    main._same_recipe(path, TINY)
+    longer = dataclasses.replace(TINY, minutes=7.0)
+    main._same_recipe(path, longer)
+    assert path.read_text(encoding="utf-8") == longer.to_json()
 
 
 @pytest.mark.parametrize(

@@ -140,23 +140,26 @@ def test_the_rate_goes_up_stays_and_ends_near_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "seconds", "per_step", "expected"),
+    ("decay", "step", "seconds", "per_step", "expected"),
     [
-        (20, 20.0, 1.0, 100),  # as fast as was thought
-        (20, 40.0, 2.0, 50),  # half as fast: (100 - 40) / 2 more
-        (20, 99.0, 5.0, 40),  # time is nearly over: the rate falls from here to the end
-        (60, 90.0, 1.5, 100),  # the rate already falls: nothing is changed
+        (0.5, 20, 20.0, 1.0, 100),  # as fast as was thought
+        (0.5, 20, 40.0, 2.0, 50),  # half as fast: (100 - 40) / 2 more
+        (0.5, 20, 99.0, 5.0, 40),  # time is nearly over: the rate falls from here to the end
+        (0.5, 60, 90.0, 1.5, 100),  # the rate already falls: nothing is changed
+        (0.0, 60, 99.0, 5.0, 80),  # time is nearly over: the last quarter is in long rows
+        (0.0, 60, 60.0, 1.0, 100),
+        (0.0, 75, 90.0, 1.5, 100),  # the long rows have begun: nothing is changed
     ],
 )
-def test_steps_are_mended_by_the_speed_only_while_the_rate_is_level(
-    step: int, seconds: float, per_step: float, expected: int
+def test_steps_are_mended_by_the_speed_only_while_nothing_depends_on_them(
+    decay: float, step: int, seconds: float, per_step: float, expected: int
 ) -> None:
     nothing = torch.zeros(1, 1)
     rows = Rows(nothing, nothing, nothing)
-    plan = StagePlan("chat", 100, (Reading(rows),), 1.0, decay_share=0.5, end_seconds=100.0)
+    plan = StagePlan("chat", 100, (Reading(rows),), 1.0, decay, end_seconds=100.0)
     now = Progress("chat", step, 0, seconds)
-    assert mended_steps(plan, now, per_step) == expected
-    assert mended_steps(replace(plan, end_seconds=None), now, per_step) == 100
+    assert mended_steps(plan, now, per_step, 0.25) == expected
+    assert mended_steps(replace(plan, end_seconds=None), now, per_step, 0.25) == 100
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
