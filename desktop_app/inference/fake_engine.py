@@ -153,7 +153,9 @@ class _Stream:
     def __init__(self, request: Generate, index: int, spec: StreamSpec) -> None:
         last = request.messages[-1].content
         said = last.replace("!long", "").replace("!think", "").split() or ["nothing"]
-        first = spec.seed % len(said)
+        # Two seeds never give the same, where the message has two words.
+        lead = request.streams[0].seed
+        first = (lead if spec.seed == lead else lead + index) % len(said)
         words = said[first:] + said[:first]
         if "!long" in last:
             words = [words[i % len(words)] for i in range(5000)]

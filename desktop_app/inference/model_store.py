@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,9 +121,17 @@ class ModelStore:
         pointer, problem = self._read_pointer()
         if problem:
             problems.append(problem)
-        elif pointer and pointer.version_id not in {m.version_id for m in manifests_}:
+        elif pointer and self._is_missed(pointer.version_id, manifests_):
             problems.append("The active model version cannot be used; the bundled model is.")
         return problems
+
+    def _is_missed(self, version_id: str, sound: Sequence[Manifest]) -> bool:
+        """Whether the person should hear that this version is not what is chatted with.
+
+        Not where they wanted the bundled model, which was another file then, or now name a file.
+        """
+        is_sound = version_id in {manifest.version_id for manifest in sound}
+        return not (is_sound or self._is_chosen or version_id.startswith(f"{_PROVISIONAL}-"))
 
     def active(self) -> ModelRef:
         """What to load: the active version, or the bundled one where that cannot be used.
@@ -172,13 +180,16 @@ class ModelStore:
         Raises:
             UserError: the model's file is still being read.
         """
-        if self.must_hash:
-            raise UserError("The model's file is still being read.", "Try again in a moment.")
+        self._refuse_while_reading()
         active = self.active()
         for manifest in self.versions():
             if _own_sha256(manifest) == active.sha256:
                 return manifest.version_id
         return active.version_id
+
+    def _refuse_while_reading(self) -> None:
+        if self.must_hash:
+            raise UserError("The model's file is still being read.", "Try again in a moment.")
 
     def previous(self) -> str | None:
         """Where ``roll_back`` leads: the parent, or what was active before."""
@@ -240,7 +251,9 @@ class ModelStore:
 
         Raises:
             InputError: there is no such version, or its files are damaged.
+            UserError: the model's file is still being read.
         """
+        self._refuse_while_reading()
         manifest = self._manifest(version_id)
         if manifest is not self._bundled_manifest:
             manifests.verify_files(self._versions / version_id, manifest)

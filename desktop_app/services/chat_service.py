@@ -11,8 +11,7 @@ import itertools
 import logging
 import random
 import uuid
-from dataclasses import replace
-from typing import Final, Literal
+from typing import Final
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
@@ -240,7 +239,8 @@ class ChatService(QObject):
     def go_on(self, message_id: str) -> None:
         """Go on with a completion that was cut off, where it broke off."""
         message = self.message(message_id)
-        if self.is_busy or not self._can_ask(message.conversation_id):
+        is_answered = self._store.is_answered(message_id)  # what follows was written to this text
+        if self.is_busy or is_answered or not self._can_ask(message.conversation_id):
             return
         self._settle_comparison()
         self._store.set_current(message.conversation_id, message_id)
@@ -411,19 +411,17 @@ class ChatService(QObject):
             turn.tokens = max(turn.tokens, event.completion_tokens)
             self._show_unseen()
             stream.finish(event.text, event.reasoning, event.reasoning_seconds)
-            state: Literal["stopped", "done"] = "stopped" if event.reason == "stopped" else "done"
-            # What was sent is part of the origin: the setting may change before the rating.
-            sampling = {**event.origin.sampling, "system_prompt": turn.sent.system_prompt}
-            origin = replace(event.origin, sampling=sampling)
-            self._keeper.keep(stream, state, origin)
+            stream.state = "stopped" if event.reason == "stopped" else "done"
+            stream.origin = event.origin
+            self._keeper.keep(stream, stream.state)
             self.message_changed.emit(stream.message_id)
         elif isinstance(event, engine.RequestDone):
             used = event.prompt_tokens + turn.tokens
-            unseen = self.context.keep_use(
-                turn.conversation_id, turn.sent, event.dropped_messages, used
-            )
-            for stream in turn.streams if unseen else ():
-                self._keeper.add_to_origin(stream.message_id, "left_out_messages", unseen)
+            unseen = turn.sent.hidden + event.dropped_messages
+            for stream in turn.streams:  # only now it is known, and can be judged
+                self._keeper.keep(stream, stream.state, turn.origin_of(stream, unseen))
+                self.message_changed.emit(stream.message_id)
+            self.context.keep_use(turn.conversation_id, turn.sent, event.dropped_messages, used)
             self._tell_context()
             self._end_turn()
 
@@ -462,9 +460,10 @@ class ChatService(QObject):
             self.summarising_changed.emit(False)
         if turn.is_comparison and self._pending is not None:
             messages = [self.message(i) for i in self._pending.message_ids]
-            if all(m.state == "done" and m.origin is not None for m in messages):
+            is_whole = all(m.state == "done" and m.origin is not None for m in messages)
+            if is_whole and len({m.content.strip() for m in messages}) > 1:
                 self.comparison_ready.emit(self._pending)
-            else:  # a stopped or broken side cannot be compared fairly
+            else:  # answers alike are no choice; a stopped or broken side is no fair one
                 self.choose(self._pending.message_ids[0])
         self.path_changed.emit(turn.conversation_id)
 
@@ -481,11 +480,8 @@ class ChatService(QObject):
 
     def _up_to_now(self, message: StoredMessage) -> StoredMessage:
         """With the text that ``text_appended`` has told of; the disk is a moment behind."""
-        for stream in self._turn.streams if self._turn is not None else ():
-            if stream.message_id == message.id and not stream.is_done:
-                shown = stream.text[: len(stream.text) - len(stream.unseen)]
-                return replace(message, content=shown, reasoning=stream.shown_reasoning)
-        return self._keeper.newest(message)
+        shown = self._turn.shown(message) if self._turn is not None else None
+        return shown or self._keeper.newest(message)
 
     def _save_partial(self) -> None:
         if self._turn is None:

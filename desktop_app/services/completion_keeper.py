@@ -60,19 +60,6 @@ class CompletionKeeper(QObject):
             if not was_told:
                 self.problem.emit(error.message, error.hint)
 
-    def add_to_origin(self, message_id: str, name: str, value: int) -> None:
-        """Add to what is known of how a completion was made.
-
-        Raises:
-            UserError: the disk does not take it.
-        """
-        held = self._held.get(message_id)
-        if held is not None and held.origin is not None:
-            origin = replace(held.origin, sampling={**held.origin.sampling, name: value})
-            self._held[message_id] = replace(held, origin=origin)
-        else:
-            self._store.add_to_origin(message_id, name, value)
-
     def newest(self, message: StoredMessage) -> StoredMessage:
         """The message as it was to be kept, where the disk has not taken that yet.
 

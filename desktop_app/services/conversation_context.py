@@ -110,16 +110,15 @@ class ConversationContext:
     def keep_summary(self, conversation_id: str, sent: Sent, count: int, summary: str) -> None:
         self._store.set_summary(conversation_id, summary, sent.ids[count - 1])
 
-    def keep_use(self, conversation_id: str, sent: Sent, dropped: int, used: int) -> int:
-        """Note what came of a turn; returns how many messages the model did not see.
+    def keep_use(self, conversation_id: str, sent: Sent, dropped: int, used: int) -> None:
+        """Note what came of a turn.
 
         Args:
             dropped: the oldest of those sent that the engine left out.
             used: tokens of the prompt and the completion.
         """
-        unseen = sent.hidden + dropped
-        self._store.set_context(conversation_id, used, sent.ids[dropped] if unseen else None)
-        return unseen
+        seen_from = sent.ids[dropped] if sent.hidden + dropped else None
+        self._store.set_context(conversation_id, used, seen_from)
 
     def use(self, conversation_id: str, max_tokens: int, total: int) -> ContextUse:
         """How full the context is with this conversation, as far as is known."""

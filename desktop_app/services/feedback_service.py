@@ -98,12 +98,10 @@ class FeedbackService(QObject):
     def rate(self, message_id: str, liked: bool | None) -> None:
         """Thumb up, thumb down, or None to take the thumb away."""
         standing = self._feedback.of_message(message_id).rating
-        removed = []
-        if standing is not None:
-            self._feedback.withdraw(standing.id)
-            removed.append(standing.id)
+        removed = [] if standing is None else [standing.id]
         if liked is None:
             if removed:
+                self._feedback.withdraw(removed)
                 self._finish(UndoOffer("cleared", message_id), [], removed)
             return
         message = self._chats.message(message_id)
@@ -115,7 +113,7 @@ class FeedbackService(QObject):
             liked,
             now(),
         )
-        self._feedback.add(message_id, record)
+        self._feedback.add(message_id, record, removed)
         self._finish(UndoOffer("liked" if liked else "disliked", message_id), [record.id], removed)
 
     def correct(self, message_id: str, text: str) -> None:
@@ -125,10 +123,7 @@ class FeedbackService(QObject):
         if not text or text == message.content.strip():
             return
         standing = self._feedback.of_message(message_id).correction
-        removed = []
-        if standing is not None:
-            self._feedback.withdraw(standing.id)
-            removed.append(standing.id)
+        removed = [] if standing is None else [standing.id]
         record = Demonstration(
             uuid.uuid4().hex,
             message.conversation_id,
@@ -137,7 +132,7 @@ class FeedbackService(QObject):
             _completion_of(message),
             now(),
         )
-        self._feedback.add(message_id, record)
+        self._feedback.add(message_id, record, removed)
         self._finish(UndoOffer("correction", message_id), [record.id], removed)
 
     def compare(self, message_ids: Sequence[str], chosen: str | None, verdict: Verdict) -> None:
@@ -174,10 +169,7 @@ class FeedbackService(QObject):
         if self._undo is None:
             return
         offer, added, removed = self._undo
-        for record_id in added:
-            self._feedback.withdraw(record_id)
-        for record_id in removed:
-            self._feedback.reinstate(record_id)
+        self._feedback.withdraw(added, removed)
         self._undo = None
         self.undo_changed.emit(None)
         self.message_changed.emit(offer.message_id)
@@ -223,20 +215,27 @@ class FeedbackService(QObject):
 
 
 def count(records: Sequence[Record], recipe: Recipe) -> Collected:
-    """Count feedback the way the trainer will."""
+    """Count feedback the way the trainer will: what says the same twice counts once."""
     ratings = [r for r in records if isinstance(r, Rating)]
     comparisons = [r for r in records if isinstance(r, Comparison)]
     corrections = [r for r in records if isinstance(r, Demonstration)]
     liked = sum(r.liked for r in ratings)
-    good = sum(c.verdict != "all_bad" for c in comparisons)
     thumbs = _thumbs(records)
+    good = {(r.prompt, r.completion.text) for r in ratings if r.liked}
+    good |= {(c.prompt, c.completion.text) for c in corrections}
+    better = {(c.prompt, c.completion.text, c.corrects.text) for c in corrections if c.corrects}
+    for c in comparisons:
+        texts = [completion.text for completion in c.completions]
+        if c.verdict != "all_bad":
+            good.add((c.prompt, texts[c.ranks.index(min(c.ranks))]))
+        better |= {(c.prompt, texts[i], texts[j]) for i, j in c.pairs() if texts[i] != texts[j]}
     return Collected(
         liked=liked,
         disliked=len(ratings) - liked,
         comparisons=len(comparisons),
         corrections=len(corrections),
-        demonstrations=liked + good + len(corrections),
-        preferences=thumbs + sum(len(c.pairs()) for c in comparisons) + len(corrections),
+        demonstrations=len(good),
+        preferences=thumbs + len(better),
         demonstrations_wanted=recipe.min_demonstrations,
         preferences_wanted=recipe.min_preferences,
         is_one_sided=bool(ratings) and not thumbs,

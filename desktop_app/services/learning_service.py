@@ -186,7 +186,10 @@ class LearningService(QObject):
         self._launch(run_dir, resume=False)
 
     def resumable(self) -> Path | None:
-        """The newest run, where it has not ended well and can go on."""
+        """The newest run, where it has not ended well and can go on.
+
+        Not where it would learn from feedback that has been taken back since.
+        """
         runs = sorted(p for p in self._runs.iterdir() if (p / "run.json").is_file())
         if not runs or self._state != "idle" or (runs[-1] / DISCARDED).exists():
             return None
@@ -195,6 +198,8 @@ class LearningService(QObject):
             can_go_on = result.code in ("stopped", "bug", "out_of_memory", "disk_full")
         else:
             can_go_on = result is None or not self._was_installed(runs[-1], result)
+        if not isinstance(result, RunDone) and self._feedback.has_lost(runs[-1] / "feedback"):
+            return None
         return runs[-1] if can_go_on else None
 
     def resume(self) -> None:
@@ -398,7 +403,9 @@ class LearningService(QObject):
             return
         following = next(trial.prompts, None) if trial.asked < trial.length else None
         if following is None:
-            if not trial.asked:
+            if not trial.asked and trial.failure is not None:
+                self.problem.emit(*trial.failure)
+            elif not trial.asked:
                 self.problem.emit(
                     self.tr("Both versions gave the same answers, so there is nothing to choose."),
                     self.tr("Chat about something else first, or train with more feedback."),
@@ -442,10 +449,10 @@ class LearningService(QObject):
             self.trial_question.emit(question)
 
     def _on_trial_failed(self, request_id: str, message: str, hint: str) -> None:
+        """A prompt too long for the model, say, costs this question and no more."""
         if self._trial is not None and self._trial.request_id == request_id:
-            self._trial = None
-            self.problem.emit(message, hint)
-            self.trial_question.emit(None)
+            self._trial.failure = (message, hint)
+            self._next_question()
 
     def _end_offer(self) -> None:
         self.end_trial()
@@ -471,6 +478,8 @@ class _Trial:
     request_id: str = ""
     place: tuple[str, str, tuple[Message, ...]] = ("", "", ())
     completions: dict[int, Completion] = field(default_factory=dict)
+    failure: tuple[str, str] | None = None
+    """The last one, as message and hint."""
 
     @property
     def version_ids(self) -> tuple[str, str]:

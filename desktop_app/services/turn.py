@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from desktop_app.inference.engine import TextDelta
 from desktop_app.services.conversation_context import NOTHING_SENT, Sent
-from desktop_app.storage.chat_store import NO_REASONING, Reasoning, StoredMessage
+from desktop_app.storage.chat_store import (
+    NO_REASONING,
+    MessageState,
+    Reasoning,
+    StoredMessage,
+)
+from finetune.contract.records import Origin
 
 TITLE_LENGTH: Final = 60
 MOST_SUMMARIES: Final = 2
@@ -29,6 +35,9 @@ class Streaming:
     thought: str = ""
     unseen_thought: str = ""
     is_done: bool = False
+    state: MessageState = "partial"
+    origin: Origin | None = None
+    """As the engine tells it."""
     _thinking_since: float | None = None
     _thinking_seconds: float = 0.0
 
@@ -106,6 +115,27 @@ class Turn:
     @property
     def message_ids(self) -> set[str]:
         return {stream.message_id for stream in self.streams}
+
+    def origin_of(self, stream: Streaming, left_out: int) -> Origin | None:
+        """How a completion was made, with what was sent: settings may change before it is judged.
+
+        Args:
+            left_out: so many of the messages above it the model did not see.
+        """
+        if stream.origin is None:
+            return None
+        sampling = {**stream.origin.sampling, "system_prompt": self.sent.system_prompt}
+        if left_out:
+            sampling["left_out_messages"] = left_out
+        return replace(stream.origin, sampling=sampling)
+
+    def shown(self, message: StoredMessage) -> StoredMessage | None:
+        """A message with the text that the view has been told of, while it is being written."""
+        for stream in self.streams:
+            if stream.message_id == message.id and not stream.is_done:
+                text = stream.text[: len(stream.text) - len(stream.unseen)]
+                return replace(message, content=text, reasoning=stream.shown_reasoning)
+        return None
 
 
 def title_of(text: str) -> str:

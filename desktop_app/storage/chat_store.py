@@ -11,7 +11,7 @@ import json
 import unicodedata
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from desktop_app.storage.database import Database, now
@@ -221,17 +221,6 @@ class ChatStore:
                 (content, state, _origin_json(origin), *thought, message_id),
             )
 
-    def add_to_origin(self, message_id: str, name: str, value: int) -> None:
-        """Add to what is known of how a completion was made, if anything is."""
-        origin = self.message(message_id).origin
-        if origin is None:
-            return
-        origin = replace(origin, sampling={**origin.sampling, name: value})
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE messages SET origin = ? WHERE id = ?", (_origin_json(origin), message_id)
-            )
-
     def message(self, message_id: str) -> StoredMessage:
         row = self._database.connection.execute(
             "SELECT * FROM messages WHERE id = ?", (message_id,)
@@ -250,6 +239,13 @@ class ChatStore:
             (conversation_id,),
         ).fetchall()
         return [self._with_siblings(row) for row in rows]
+
+    def is_answered(self, message_id: str) -> bool:
+        """Whether the conversation went on behind this message."""
+        row = self._database.connection.execute(
+            "SELECT 1 FROM messages WHERE parent_id = ? LIMIT 1", (message_id,)
+        ).fetchone()
+        return row is not None
 
     def siblings(self, message_id: str) -> list[StoredMessage]:
         """The message and its alternatives, oldest first."""

@@ -7,6 +7,8 @@ feedback of a conversation in the trash leaves the next run with it.
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from finetune.contract.records import (
     Rating,
     Record,
     from_json_line,
+    read_records,
     to_json_line,
     write_records,
 )
@@ -37,9 +40,13 @@ class FeedbackStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, message_id: str, record: Record) -> None:
-        """Keep a record; it is on disk when this returns. ``message_id`` is what it is about."""
+    def add(self, message_id: str, record: Record, instead_of: Sequence[str] = ()) -> None:
+        """Keep a record, and take back those that it replaces: both or neither.
+
+        It is on disk when this returns. ``message_id`` is what it is about.
+        """
         with self._database.transaction() as connection:
+            _set_withdrawn(connection, instead_of, now())
             connection.execute(
                 "INSERT INTO feedback (id, conversation_id, message_id, record, created_at)"
                 " VALUES (?, ?, ?, ?, ?)",
@@ -49,13 +56,11 @@ class FeedbackStore:
                 ),
             )  # fmt: skip
 
-    def withdraw(self, record_id: str) -> None:
-        """Undo: the record no longer counts."""
-        self._set_withdrawn(record_id, now())
-
-    def reinstate(self, record_id: str) -> None:
-        """Undo the undo."""
-        self._set_withdrawn(record_id, None)
+    def withdraw(self, withdrawn: Sequence[str], reinstated: Sequence[str] = ()) -> None:
+        """Some records no longer count and others count again: all of it or nothing."""
+        with self._database.transaction() as connection:
+            _set_withdrawn(connection, withdrawn, now())
+            _set_withdrawn(connection, reinstated, None)
 
     def of_message(self, message_id: str) -> MessageFeedback:
         """The newest standing record of each kind about a message."""
@@ -83,6 +88,17 @@ class FeedbackStore:
         )
         return [from_json_line(row["record"]) for row in rows]
 
+    def has_lost(self, snapshot: Path) -> bool:
+        """Whether something in a snapshot was withdrawn since, or its conversation deleted.
+
+        Records that were never given here (somebody's own files) are nobody's to withdraw.
+        """
+        records, _ = read_records(sorted(snapshot.glob("*.jsonl")))
+        standing = {record.id for record in self.standing()}
+        rows = self._database.connection.execute("SELECT id FROM feedback")
+        given = {row["id"] for row in rows}
+        return any(record.id in given and record.id not in standing for record in records)
+
     def write_snapshot(self, folder: Path) -> int:
         """Freeze what stands now into ``folder`` for a run. Returns the number of records."""
         records = self.standing()
@@ -94,8 +110,10 @@ class FeedbackStore:
                 write_records(folder / f"{name}.jsonl", chosen)
         return len(records)
 
-    def _set_withdrawn(self, record_id: str, time: str | None) -> None:
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE feedback SET withdrawn_at = ? WHERE id = ?", (time, record_id)
-            )
+
+def _set_withdrawn(
+    connection: sqlite3.Connection, record_ids: Sequence[str], time: str | None
+) -> None:
+    connection.executemany(
+        "UPDATE feedback SET withdrawn_at = ? WHERE id = ?", [(time, i) for i in record_ids]
+    )

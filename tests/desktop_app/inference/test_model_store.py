@@ -190,6 +190,30 @@ def test_removing(store: ModelStore, tmp_path: Path, model_file: Path) -> None:
     assert list((tmp_path / "models" / "versions").iterdir()) == []
 
 
+def test_who_went_back_to_the_bundled_model_is_told_nothing_of_another_one(
+    store: ModelStore, tmp_path: Path, model_file: Path
+) -> None:
+    store.install(export(tmp_path, model_file, "v1"))
+    store.activate("v1")
+    store.roll_back()
+    newer = write_model(tmp_path / "newer.gguf", seed=9)
+    assert ModelStore(tmp_path / "models", newer).problems() == []  # an update of the app
+    store.activate("v1")
+    assert ModelStore(tmp_path / "models", newer, is_chosen=True).problems() == []  # --model
+
+
+def test_while_the_file_is_read_nothing_is_activated(
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ModelStore(tmp_path / "models", model_file)
+    store.install(export(tmp_path, model_file, "v1"))
+    monkeypatch.setattr(ModelStore, "must_hash", True)
+    with pytest.raises(UserError, match="still being read"):
+        store.activate("v1")
+    monkeypatch.setattr(ModelStore, "must_hash", False)
+    assert store.active().version_id.startswith("bundled")
+
+
 def test_after_an_update_of_the_bundled_model_the_merged_file_is_used(
     store: ModelStore, tmp_path: Path, model_file: Path
 ) -> None:

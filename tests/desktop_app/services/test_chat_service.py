@@ -253,7 +253,8 @@ def test_a_completion_that_was_cut_off_goes_on_where_it_broke_off(talk: Talk) ->
     assert sorted(answer.content.removeprefix("You said:").split()) == ["one", "three", "two"]
 
 
-def test_going_on_with_an_older_completion_sends_nothing_that_came_after_it(talk: Talk) -> None:
+def test_what_was_answered_is_not_gone_on_with(talk: Talk) -> None:
+    """What follows was written to the text as it is, and is judged with it."""
     conversation = talk.store.create_conversation()
     first = talk.store.add_message(conversation.id, None, "user", "one two three")
     cut = talk.store.add_message(
@@ -262,11 +263,30 @@ def test_going_on_with_an_older_completion_sends_nothing_that_came_after_it(talk
     talk.store.add_message(conversation.id, cut.id, "user", "later words")
     talk.chat.open_conversation(conversation.id)
     talk.chat.go_on(cut.id)
+    assert not talk.chat.is_busy
+    assert talk.texts() == ["one two three", "You said:", "later words"]
+
+
+def test_answers_alike_are_no_choice(talk: Talk) -> None:
+    talk.chat.send("word", compare=True)
     talk.wait_idle()
-    # The fake engine says the last message it was sent.
-    assert "later" not in talk.chat.message(cut.id).content
-    assert "three" in talk.chat.message(cut.id).content
-    assert talk.texts()[-1] == "later words"
+    assert talk.chat.pending_comparison is None
+    assert talk.texts() == ["word", "You said: word"]
+
+
+def test_what_the_model_saw_is_known_before_an_answer_is_judged(talk: Talk) -> None:
+    """Not with the first side of a comparison already: the end of the request tells it."""
+    known: list[bool] = []
+
+    def look(message_id: str) -> None:
+        message = talk.chat.message(message_id)
+        if message.state == "done":
+            known.append(message.origin is not None)
+
+    talk.chat.message_changed.connect(look)
+    talk.chat.send("one two three", compare=True)
+    talk.wait_idle()
+    assert known == [False, False, True, True]
 
 
 def test_a_completion_remembers_the_system_prompt_it_was_written_under(talk: Talk) -> None:

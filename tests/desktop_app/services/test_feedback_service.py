@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pytestqt.qtbot import QtBot
 
+from desktop_app.errors import UserError
 from desktop_app.services.feedback_service import FeedbackService, UndoOffer
 from desktop_app.storage.chat_store import ChatStore, StoredMessage
 from desktop_app.storage.database import Database
@@ -123,7 +124,7 @@ def test_what_is_collected_is_counted_and_says_what_is_wanted(desk: Desk) -> Non
     desk.service.correct(desk.two.id, "better")
     now = desk.service.collected()
     assert (now.liked, now.disliked, now.comparisons, now.corrections) == (1, 1, 1, 1)
-    assert (now.demonstrations, now.preferences, now.total) == (3, 4, 4)
+    assert (now.demonstrations, now.preferences, now.total) == (2, 4, 4)  # liked and chosen: one
     assert not now.is_enough_for_sft
     assert not now.is_enough_for_reward
 
@@ -139,3 +140,34 @@ def test_thumbs_of_one_kind_are_no_judgements_that_show_a_taste(desk: Desk) -> N
 def test_the_persons_own_prompts_are_listed_with_their_history(desk: Desk) -> None:
     prompts = [prompt for _, _, prompt in desk.service.prompts()]
     assert prompts == [PROMPT[:2], PROMPT]
+
+
+def test_a_judgement_that_finds_no_room_leaves_the_one_before(desk: Desk) -> None:
+    desk.service.rate(desk.one.id, True)
+    desk.service.correct(desk.two.id, "better")
+    connection = desk.database.connection
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def rate_until_there_is_no_room() -> None:
+        for number in range(200):
+            desk.service.rate(desk.one.id, number % 2 == 1)
+
+    with pytest.raises(UserError):
+        rate_until_there_is_no_room()
+    with pytest.raises(UserError):
+        desk.service.correct(desk.two.id, "much better " * 2000)
+    assert desk.service.of_message(desk.one.id).rating is not None
+    standing = desk.service.of_message(desk.two.id).correction
+    assert standing is not None
+    assert standing.completion.text == "better"
+
+
+def test_what_says_the_same_twice_counts_once(desk: Desk) -> None:
+    desk.service.compare((desk.one.id, desk.two.id), desk.one.id, "ordered")
+    desk.service.compare((desk.one.id, desk.two.id), desk.one.id, "ordered")
+    alike = desk.answer(desk.chats.message(desk.one.parent_id or ""), "one")
+    desk.service.compare((desk.one.id, alike.id), alike.id, "ordered")
+    now = desk.service.collected()
+    assert (now.comparisons, now.demonstrations, now.preferences) == (3, 1, 1)

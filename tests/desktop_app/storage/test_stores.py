@@ -133,10 +133,10 @@ def test_a_withdrawn_rating_no_longer_counts_and_can_come_back(
     message = chats.add_message(conversation.id, None, "assistant", "hi")
     feedback.add(message.id, rating("r1", conversation.id))
     assert feedback.of_message(message.id).rating is not None
-    feedback.withdraw("r1")
+    feedback.withdraw(["r1"])
     assert feedback.standing() == []
     assert feedback.of_message(message.id).rating is None
-    feedback.reinstate("r1")
+    feedback.withdraw([], ["r1"])
     assert [record.id for record in feedback.standing()] == ["r1"]
 
 
@@ -169,7 +169,7 @@ def test_a_snapshot_holds_exactly_what_stands(
     ]  # fmt: skip
     for record in records:
         feedback.add(message.id, record)
-    feedback.withdraw("r2")
+    feedback.withdraw(["r2"])
     assert feedback.write_snapshot(tmp_path / "snapshot") == 3
     read, bad = read_records(sorted((tmp_path / "snapshot").glob("*.jsonl")))
     assert bad == []

@@ -84,6 +84,26 @@ def test_a_run_from_the_button_to_the_offer(qtbot: QtBot, home: Home) -> None:
     assert home.learning.active_version() == home.learning.versions()[0].version_id
 
 
+def test_a_run_is_not_resumed_with_feedback_that_was_taken_back(
+    qtbot: QtBot, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_FAKE_STEP_SECONDS", "0.05")
+    page = page_of(home)
+    liked = home.like(12)
+    page.train.click()
+    qtbot.waitUntil(lambda: home.learning.progress.step > 1, timeout=20_000)
+    page.run.stop.click()
+    wait_for(home, "idle")
+    assert home.learning.resumable() is not None
+    conversation = home.chat.message(liked[3]).conversation_id
+    home.chat.delete_conversation(conversation)
+    assert home.learning.resumable() is None
+    home.chat.restore_conversation(conversation)
+    assert home.learning.resumable() is not None
+    home.feedback.rate(liked[3], None)
+    assert home.learning.resumable() is None
+
+
 def test_an_estimated_distance_is_never_shown_below_zero(qtbot: QtBot, home: Home) -> None:
     page = page_of(home)
     home.learning.event_received.emit(StepDone("ppo", 1, 4, {"kl": -0.012}, None))

@@ -238,3 +238,28 @@ def test_versions_of_different_models_are_not_compared(trained: Home) -> None:
     notice = trained.window.notices.notice("problem")
     assert notice is not None
     assert "different models" in notice.accessibleName()
+
+
+def test_one_question_that_fails_costs_no_more_than_itself(trained: Home) -> None:
+    given: list[TrialQuestion | None] = []
+    trained.learning.trial_question.connect(given.append)
+    trained.learning.start_trial(trained.learning.versions()[1].version_id)
+    running = trained.learning._trial
+    assert running is not None
+    first = running.request_id
+    trained.chat.engine.request_failed.emit(first, "This message is too long.", "")
+    assert trained.learning._trial is running
+    assert running.request_id != first
+    trained.qtbot.waitUntil(lambda: bool(given))
+    assert isinstance(given[0], TrialQuestion)
+    assert trained.window.notices.notice("problem") is None
+
+
+def test_a_trial_whose_every_question_fails_ends_with_the_reason(trained: Home) -> None:
+    trained.learning.start_trial(trained.learning.versions()[1].version_id)
+    while (running := trained.learning._trial) is not None and running.failure != ("Gone.", ""):
+        running.prompts = iter(())
+        trained.chat.engine.request_failed.emit(running.request_id, "Gone.", "")
+    notice = trained.window.notices.notice("problem")
+    assert notice is not None
+    assert "Gone." in notice.accessibleName()
