@@ -236,11 +236,15 @@ class ChatService(QObject):
         if parent is not None:
             self._complete(parent, count=2 if compare else 1)
 
+    def is_answered(self, message_id: str) -> bool:
+        """Whether more was written to this text: then it stays what it is."""
+        return self._store.is_answered(message_id)
+
     def go_on(self, message_id: str) -> None:
         """Go on with a completion that was cut off, where it broke off."""
         message = self.message(message_id)
-        is_answered = self._store.is_answered(message_id)  # what follows was written to this text
-        if self.is_busy or is_answered or not self._can_ask(message.conversation_id):
+        is_settled = self.is_busy or self.is_answered(message_id)
+        if is_settled or not self._can_ask(message.conversation_id):
             return
         self._settle_comparison()
         self._store.set_current(message.conversation_id, message_id)

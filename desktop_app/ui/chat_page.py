@@ -53,6 +53,7 @@ class ChatPage(QWidget):
         column.setSpacing(0)
         column.addWidget(self.view, 1)
         column.addLayout(row)
+        self.view.suggestion_chosen.connect(self.composer.take_suggestion)
         theme.changed.connect(self._fit_composer)
         self._fit_composer()
 

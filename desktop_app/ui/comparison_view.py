@@ -10,11 +10,12 @@ from typing import Final
 
 from PySide6.QtCore import QEvent, QRectF, Qt
 from PySide6.QtGui import QColor, QKeyEvent, QPainter, QPaintEvent
-from PySide6.QtWidgets import QApplication, QLineEdit, QPlainTextEdit, QWidget
+from PySide6.QtWidgets import QApplication, QLineEdit, QWidget
 
 from desktop_app.services.chat_service import ChatService, PendingComparison
 from desktop_app.services.feedback_service import FeedbackService
-from desktop_app.ui.controls import Button, TextLabel
+from desktop_app.ui.composer import ComposerText
+from desktop_app.ui.controls import Button, TextLabel, WritingField
 from desktop_app.ui.message_actions import WritingIndicator, action_row
 from desktop_app.ui.message_view import MessageView
 from desktop_app.ui.theme import Theme
@@ -24,7 +25,7 @@ LETTERS: Final = "ABCD"
 NARROWEST_COLUMN: Final = 300
 PADDING: Final = 16
 GAP: Final = 16
-_BUTTON_HEIGHT: Final = 36
+_LEAST_BUTTON_HEIGHT: Final = 36
 
 
 class _Side(QWidget):
@@ -45,17 +46,19 @@ class _Side(QWidget):
     def natural_height(self, width: int) -> int:
         """Lay the text out; returns the height that all of it needs."""
         inner = width - 2 * PADDING
-        self._title.setGeometry(PADDING, PADDING - 4, inner, 24)
+        line = self._title.sizeHint().height()
+        self._title.setGeometry(PADDING, PADDING - 4, inner, line)
+        top = PADDING + line + 2
         self.view.fit(inner)
-        self.view.move(PADDING, PADDING + 26)
-        return PADDING + 26 + max(self.view.height(), 24) + 12 + _BUTTON_HEIGHT + PADDING
+        self.view.move(PADDING, top)
+        return top + max(self.view.height(), line) + 12 + _height_of(self.choose) + PADDING
 
     def place(self, x: int, y: int, width: int, height: int) -> None:
         """Stand here; the button is at the bottom."""
         self.setGeometry(x, y, width, height)
-        bottom = height - PADDING - _BUTTON_HEIGHT
-        self.choose.setGeometry(PADDING, bottom, width - 2 * PADDING, _BUTTON_HEIGHT)
-        self.indicator.setGeometry(PADDING, bottom, width - 2 * PADDING, _BUTTON_HEIGHT)
+        foot = _height_of(self.choose)
+        for widget in (self.choose, self.indicator):
+            widget.setGeometry(PADDING, height - PADDING - foot, width - 2 * PADDING, foot)
 
     def set_ready(self, is_ready: bool, is_written: bool) -> None:
         self.choose.setVisible(is_written)
@@ -95,6 +98,7 @@ class ComparisonView(RowWidget):
         self._feedback = feedback
         self._pending = pending
         self._is_ready = False
+        self._taken_from: ComposerText | None = None
         self._question = TextLabel("strong")
         self._question.setParent(self)
         self._hint = TextLabel("small")
@@ -163,10 +167,11 @@ class ComparisonView(RowWidget):
         for message_id in self._pending.message_ids:
             self.refresh(message_id)
         focused = QApplication.focusWidget()
-        is_writing = (isinstance(focused, QPlainTextEdit) and bool(focused.toPlainText())) or (
+        is_writing = (isinstance(focused, WritingField) and focused.has_words) or (
             isinstance(focused, QLineEdit) and bool(focused.text())
         )
         if not is_writing and self.window().isActiveWindow():
+            self._taken_from = focused if isinstance(focused, ComposerText) else None
             self.setFocus()
         self.update()
 
@@ -189,8 +194,9 @@ class ComparisonView(RowWidget):
             for index, side in enumerate(self.sides):
                 side.place(index * (column + GAP), top, column, max(heights))
             top += max(heights) + GAP
-        self._row.setGeometry(0, top, width, _BUTTON_HEIGHT)
-        return top + _BUTTON_HEIGHT + 4
+        foot = _height_of(self._row)
+        self._row.setGeometry(0, top, width, foot)
+        return top + foot + 4
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         if not self._is_ready:
@@ -222,7 +228,7 @@ class ComparisonView(RowWidget):
     def _choose(self, index: int) -> None:
         ids = self._pending.message_ids
         self._feedback.compare(ids, ids[index], "ordered")
-        self._chat.choose(ids[index])
+        self._go_on_with(ids[index])
 
     def _call_both_good(self) -> None:
         self._feedback.compare(self._pending.message_ids, None, "all_good")
@@ -234,7 +240,14 @@ class ComparisonView(RowWidget):
 
     def _skip(self) -> None:
         """No judgement, or no difference: go on with the one shown first."""
-        self._chat.choose(self._pending.message_ids[0])
+        self._go_on_with(self._pending.message_ids[0])
+
+    def _go_on_with(self, message_id: str) -> None:
+        focused = self.window().focusWidget()
+        is_here = focused is not None and (focused is self or self.isAncestorOf(focused))
+        if is_here and self._taken_from is not None:
+            self._taken_from.setFocus()  # before this row goes and the list takes it
+        self._chat.choose(message_id)
 
     def _enable(self) -> None:
         for message_id, side in zip(self._pending.message_ids, self.sides, strict=True):
@@ -257,3 +270,8 @@ class ComparisonView(RowWidget):
         self.both_bad.setText(self.tr("Both bad (0)"))
         self.skip.setText(self.tr("Skip"))
         self.skip.setToolTip(self.tr("Go on without a choice"))
+
+
+def _height_of(widget: QWidget) -> int:
+    """Of a button or a row of them: words may be large."""
+    return max(_LEAST_BUTTON_HEIGHT, widget.sizeHint().height())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from PySide6.QtCore import QEvent, QMimeData, QSize, Qt, Signal
-from PySide6.QtGui import QFocusEvent, QFontMetricsF, QKeyEvent, QTextOption
+from PySide6.QtGui import QFocusEvent, QFontMetricsF, QKeyEvent, QKeySequence, QTextOption
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from desktop_app.ui.controls import IconButton, WritingField, restyle
@@ -38,6 +38,18 @@ class ComposerText(WritingField):
         self.document().setDocumentMargin(4)
         self.document().documentLayout().documentSizeChanged.connect(self._fit)
         self._fit()
+
+    def event(self, event: QEvent) -> bool:
+        """With nothing to undo here, the key belongs to the window: it takes feedback back."""
+        if (
+            event.type() == QEvent.Type.ShortcutOverride
+            and isinstance(event, QKeyEvent)
+            and event.matches(QKeySequence.StandardKey.Undo)
+            and not self.document().isUndoAvailable()
+        ):
+            event.ignore()
+            return False
+        return super().event(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         shift = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
@@ -141,6 +153,14 @@ class Composer(QWidget):
         cursor.movePosition(cursor.MoveOperation.End)
         self.field.setTextCursor(cursor)
 
+    def take_suggestion(self, text: str) -> None:
+        """Send it where that is possible now; what the person had begun stays, before it."""
+        begun = self.text().rstrip()
+        self.set_text(f"{begun}\n{text}" if begun else text)
+        self.setFocus()
+        if not begun:
+            self._submit()
+
     def clear(self) -> None:
         """The text has been sent."""
         self.field.clear()
@@ -150,6 +170,7 @@ class Composer(QWidget):
         """Put the text aside and show what was begun in another conversation."""
         if conversation_id == self._conversation:
             return
+        self.field.commit_composition()
         self._keep_draft()
         self._conversation = conversation_id
         self.set_text(self._drafts.get(conversation_id, ""))

@@ -28,7 +28,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from desktop_app.ui.theme import Theme
+from desktop_app.ui.theme import ICON_SIZE, Theme
 
 TextRole = Literal["body", "muted", "small", "strong", "heading", "title", "number"]
 ButtonKind = Literal["primary", "plain", "quiet", "link", "danger", "disclosure"]
@@ -81,10 +81,13 @@ class WritingField(QPlainTextEdit):
 
     def submit(self) -> None:
         """The person is done: take in the last syllable, then say so."""
-        if self.is_composing:
-            # The syllable lives outside the text until the input method gives it up.
-            QGuiApplication.inputMethod().commit()
+        self.commit_composition()
         self._soon.start(0)
+
+    def commit_composition(self) -> None:
+        """Ask the input method for the syllable, which lives outside the text until then."""
+        if self.is_composing:
+            QGuiApplication.inputMethod().commit()
 
     def inputMethodEvent(self, event: QInputMethodEvent) -> None:
         self._preedit = event.preeditString()
@@ -146,6 +149,7 @@ class IconButton(QToolButton):
 
     Args:
         colour: the token its icon is drawn in.
+        size: how large the icon is at the normal text size.
     """
 
     def __init__(
@@ -154,12 +158,14 @@ class IconButton(QToolButton):
         icon: str,
         *,
         colour: str = "text_muted",
+        size: int = ICON_SIZE,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
         self._theme = theme
         self._icon_name = icon
         self._colour = colour
+        self._size = QSize(size, size)
         self.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # a click leaves the cursor where it is
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         theme.changed.connect(self._redraw)
@@ -177,7 +183,7 @@ class IconButton(QToolButton):
 
     def _redraw(self) -> None:
         colour = getattr(self._theme.tokens, self._colour)
-        self.setIconSize(self._theme.icon_size)
+        self.setIconSize(self._size * self._theme.font_scale)
         self.setIcon(self._theme.icon(self._icon_name, colour))
 
 

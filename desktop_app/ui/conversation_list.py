@@ -6,6 +6,7 @@ title or messages hold the words, with a line of what was found.
 
 from __future__ import annotations
 
+import sys
 from datetime import date, datetime, timedelta
 from typing import Final
 
@@ -27,6 +28,9 @@ from desktop_app.ui.conversation_rows import ID_ROLE, ConversationDelegate, Conv
 from desktop_app.ui.theme import Theme
 
 SEARCH_DELAY_MS: Final = 150
+_IS_MAC: Final = sys.platform == "darwin"
+_DELETE_KEYS: Final = (Qt.Key.Key_Delete, Qt.Key.Key_Backspace if _IS_MAC else Qt.Key.Key_Delete)
+"""A Mac's key for deleting is elsewhere the one that corrects what was typed."""
 
 
 class _List(QListView):
@@ -41,7 +45,7 @@ class _List(QListView):
     left = Signal()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        if event.key() in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace):
+        if event.key() in _DELETE_KEYS:
             if not event.isAutoRepeat():  # a key held down must not empty the list
                 self.delete_pressed.emit()
         elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.state() != (
@@ -130,9 +134,14 @@ class ConversationList(QWidget):
             return
         words = self.search.text().strip()
         rows = self._found(words) if words else self._by_day()
+        current = str(self.view.currentIndex().data(ID_ROLE) or "")
         self.model.set_rows(rows)
         self._nothing.setVisible(bool(words) and not rows)
-        self._select_open()
+        if self.view.hasFocus() and current and self.model.row_of(current) >= 0:
+            # The next key is meant for the row the person has gone to.
+            self.view.setCurrentIndex(self.model.index(self.model.row_of(current)))
+        else:
+            self._select_open()
 
     def delete(self, conversation_id: str) -> None:
         """Move a conversation to the trash."""

@@ -93,7 +93,7 @@ class MainWindow(QMainWindow):
         self._connect()
         self._restore()
         self._on_engine(chat.engine.state)
-        self._on_busy(chat.is_busy)
+        self.composer.set_busy(chat.is_busy)
         self._on_opened(chat.current_conversation)
         self.shortcuts = Shortcuts(self)
         self._settings_button.clicked.connect(self.show_settings)
@@ -255,7 +255,7 @@ class MainWindow(QMainWindow):
         chat, feedback, learning = self._chat, self._feedback, self._learning
         chat.conversation_opened.connect(self._on_opened)
         chat.conversations_changed.connect(self._show_title)
-        chat.busy_changed.connect(self._on_busy)
+        chat.busy_changed.connect(self.composer.set_busy)
         chat.engine.state_changed.connect(self._on_engine)
         chat.context_changed.connect(self.header.meter.set_context)
         chat.problem.connect(self.show_problem)
@@ -271,9 +271,11 @@ class MainWindow(QMainWindow):
         self._draft_timer.timeout.connect(self._save_state)
         self.conversations.deleted.connect(self._trash.tell)
         listed = self.conversations
-        clicks = listed.view.clicked, listed.view.activated, listed.new_button.clicked
-        for turned_away in (listed.deleted, *clicks):
+        clicks = listed.view.clicked, listed.new_button.clicked
+        for turned_away in (listed.deleted, listed.view.activated, *clicks):
             turned_away.connect(lambda *_: learning.end_trial())
+        for click in clicks:  # who moves by keys stays in the list
+            click.connect(lambda *_: self.composer.setFocus())
         self.header.status.restart_requested.connect(self._restart_model)
         self.header.status.cancel_requested.connect(chat.engine.cancel_load)
         self.header.overflow_chosen.connect(self._choose_overflow)
@@ -300,9 +302,6 @@ class MainWindow(QMainWindow):
         title = titles.get(self._chat.current_conversation, "")
         self.header.set_title(title)
         self.setWindowTitle(f"{title} — Attune" if title else "Attune")
-
-    def _on_busy(self, busy: bool) -> None:
-        self.composer.set_busy(busy)
 
     def _on_engine(self, state: EngineState) -> None:
         self.header.status.set_state(state)

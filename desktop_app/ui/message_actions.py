@@ -13,6 +13,7 @@ from desktop_app.ui.controls import IconButton, TextLabel
 from desktop_app.ui.theme import Theme
 
 ROW_HEIGHT: Final = 30
+_SMALL_ICON: Final = 16
 _BEAT_MS: Final = 400
 
 
@@ -94,7 +95,7 @@ class WritingIndicator(QWidget):
         self._retranslate()
 
     def sizeHint(self) -> QSize:
-        return QSize(200, ROW_HEIGHT)
+        return QSize(200, max(ROW_HEIGHT, self._label.sizeHint().height()))
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -145,6 +146,4 @@ def action_row(parent: QWidget, spacing: int = 0) -> tuple[QWidget, QHBoxLayout]
 
 def small_icon_button(theme: Theme, icon: str) -> IconButton:
     """A quiet button for below a message."""
-    button = IconButton(theme, icon)
-    button.setIconSize(QSize(16, 16))
-    return button
+    return IconButton(theme, icon, size=_SMALL_ICON)

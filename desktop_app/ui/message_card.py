@@ -205,10 +205,10 @@ class CompletionCard(RowWidget):
         self.view = MessageView(theme, self)
         self.indicator = WritingIndicator(theme, self)
         self._note, note_row = action_row(self)
-        self._note_text = TextLabel("muted", wrap=False)
+        self._note_text = TextLabel("muted")
         self.go_on = Button("plain")
         self.again = Button("plain")
-        note_row.addWidget(self._note_text)
+        note_row.addWidget(self._note_text, 1000)  # up to its own width, see ``arrange``
         note_row.addSpacing(8)
         note_row.addWidget(self.go_on)
         note_row.addSpacing(8)
@@ -313,7 +313,8 @@ class CompletionCard(RowWidget):
         # What was judged stays what it was.
         is_judged = standing.rating is not None or standing.correction is not None
         was_cut_off = self._message.state in ("stopped", "interrupted")
-        self.go_on.setVisible(was_cut_off and self._has_text and not is_judged)
+        can_go_on = was_cut_off and self._has_text and not is_judged
+        self.go_on.setVisible(can_go_on and not self._chat.is_answered(self._message.id))
 
     @property
     def draft(self) -> str | None:
@@ -345,6 +346,8 @@ class CompletionCard(RowWidget):
     def arrange(self, width: int) -> int:
         is_partial = self._message.state == "partial"
         has_note = self._message.state in ("stopped", "interrupted")
+        words = self._note_text.fontMetrics().horizontalAdvance(self._note_text.text())
+        self._note_text.setMaximumWidth(words + 2)
         shown: list[QWidget] = []
         for widget, is_shown in (
             (self.reasoning, bool(self.reasoning.text)),
@@ -367,7 +370,7 @@ class CompletionCard(RowWidget):
 
     def _like(self) -> None:
         self._feedback.rate(self._message.id, True if self.up.isChecked() else None)
-        self._end_correction()
+        self._end_untouched_correction()
 
     def _dislike(self) -> None:
         is_disliked = self.down.isChecked()
@@ -375,6 +378,11 @@ class CompletionCard(RowWidget):
         if is_disliked:
             self.begin_correction()
         else:
+            self._end_untouched_correction()
+
+    def _end_untouched_correction(self) -> None:
+        """A thumb must not throw away what was written: Cancel and Save do."""
+        if self.draft is None:
             self._end_correction()
 
     def _save_correction(self, text: str) -> None:
@@ -446,7 +454,8 @@ def _stack(widgets: Sequence[QWidget], width: int) -> int:
         elif isinstance(widget, CorrectionEditor | ReasoningView):
             height = widget.arrange(content)
         else:
-            height = max(ROW_HEIGHT, widget.sizeHint().height())
+            needed = widget.heightForWidth(content)  # -1 where it does not depend on the width
+            height = max(ROW_HEIGHT, needed, widget.sizeHint().height() if needed < 0 else 0)
             if widget.property("is_outset"):
                 left, full = 0, width
         widget.setGeometry(left, top, full, height)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from PySide6.QtCore import QEvent, QSignalBlocker, Qt, QTimer, QUrl, Signal
+from PySide6.QtCore import QEvent, QObject, QSignalBlocker, Qt, QTimer, QUrl, Signal
 from PySide6.QtGui import QDesktopServices, QShowEvent
 from PySide6.QtWidgets import (
     QComboBox,
@@ -31,6 +31,22 @@ WIDTH: Final = 600
 FONT_SCALES: Final = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
 COMPARE_CHOICES: Final = (0, 10, 5, 3)
 LONGEST_SYSTEM_PROMPT: Final = 4000
+
+
+class _WheelGuard(QObject):
+    """Lets the wheel scroll the page past a field; only the field with the focus turns by it."""
+
+    def guard(self, field: QWidget) -> None:
+        field.setFocusPolicy(Qt.FocusPolicy.StrongFocus)  # the wheel does not give it the focus
+        field.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() != QEvent.Type.Wheel:
+            return False
+        is_passing = isinstance(watched, QWidget) and not watched.hasFocus()
+        if is_passing:
+            event.ignore()
+        return is_passing
 
 
 class SettingsDialog(QDialog):
@@ -69,6 +85,10 @@ class SettingsDialog(QDialog):
             spin.lineEdit().setTextMargins(6, 0, 0, 0)
         self.compare_every = QComboBox()
         self._fill_choices()
+        wheel = _WheelGuard(self)
+        choices = (self.language, self.appearance, self.font_scale, self.compare_every)
+        for field in (*choices, self.temperature, self.max_tokens):
+            wheel.guard(field)
 
         page = QWidget()
         page.setObjectName("panelPage")

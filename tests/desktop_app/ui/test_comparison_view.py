@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QCoreApplication, Qt
+from PySide6.QtGui import QInputMethodEvent
 from pytestqt.qtbot import QtBot
 
+from desktop_app.settings import Settings
+from desktop_app.ui.comparison_view import ComparisonView
+from desktop_app.ui.controls import Button, TextLabel
 from desktop_app.ui.theme import Theme
 from finetune.contract.records import Comparison, Verdict
+from tests.desktop_app.ui.home import Home
 from tests.desktop_app.ui.stage import Stage
 
 
@@ -19,6 +24,20 @@ def stage(qtbot: QtBot, tmp_path: Path, theme: Theme) -> Iterator[Stage]:
     stage = Stage(qtbot, tmp_path, theme)
     yield stage
     stage.close()
+
+
+def begin_in_window(home: Home) -> ComparisonView:
+    """A comparison is being written, and the keyboard is in the composer."""
+    window = home.window
+    window.activateWindow()
+    window.composer.setFocus()
+    home.qtbot.waitUntil(window.composer.field.hasFocus)
+    home.chat.send("three four five six", compare=True)
+    return next(row for row in window.view.list.rows() if isinstance(row, ComparisonView))
+
+
+def wait_for_both(home: Home) -> None:
+    home.qtbot.waitUntil(lambda: home.chat.pending_comparison is not None and not home.chat.is_busy)
 
 
 def record(stage: Stage) -> Comparison:
@@ -131,3 +150,32 @@ def test_the_keys_do_not_interrupt_somebody_who_writes(stage: Stage, qtbot: QtBo
     qtbot.keyClicks(focused, "1")
     assert stage.chat.pending_comparison is not None
     assert stage.feedback_store.standing() == []
+
+
+def test_the_keys_go_back_to_the_composer_after_the_choice(qtbot: QtBot, home: Home) -> None:
+    comparison = begin_in_window(home)
+    wait_for_both(home)
+    assert comparison.hasFocus()
+    qtbot.keyClick(comparison, Qt.Key.Key_1)
+    assert home.chat.pending_comparison is None
+    assert home.window.composer.field.hasFocus()
+
+
+def test_a_syllable_in_composition_is_not_interrupted(home: Home) -> None:
+    comparison = begin_in_window(home)
+    field = home.window.composer.field
+    QCoreApplication.sendEvent(field, QInputMethodEvent("네", []))
+    wait_for_both(home)
+    assert not comparison.hasFocus()
+    assert field.is_composing
+
+
+def test_large_words_are_not_cut(open_home: Callable[..., Home]) -> None:
+    home = open_home(settings=Settings(language="en", font_scale=2.0))
+    comparison = begin_in_window(home)
+    wait_for_both(home)
+    shown = [w for w in comparison.findChildren(Button) if w.isVisible()]
+    assert len(shown) == 5
+    assert all(button.height() >= button.sizeHint().height() for button in shown)
+    for label in comparison.findChildren(TextLabel):
+        assert not label.isVisible() or label.height() >= label.fontMetrics().height()

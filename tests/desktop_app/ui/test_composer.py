@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from PySide6.QtCore import QCoreApplication, QMimeData, Qt
-from PySide6.QtGui import QGuiApplication, QInputMethodEvent
+from PySide6.QtGui import QGuiApplication, QInputMethod, QInputMethodEvent
 from PySide6.QtWidgets import QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
@@ -169,6 +169,18 @@ def test_each_conversation_keeps_what_was_begun(composer: Composer) -> None:
     assert composer.drafts() == {"one": "begun in one", "two": "begun in two"}
     composer.clear()
     assert composer.drafts() == {"two": "begun in two"}
+
+
+def test_the_syllable_in_composition_stays_with_its_conversation(
+    composer: Composer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QInputMethod, "commit", lambda _: compose(composer, "", commit="요"))
+    compose(composer, "", commit="안녕하세")
+    compose(composer, "요")
+    composer.show_conversation("two")
+    assert composer.text() == ""
+    composer.show_conversation("one")
+    assert composer.text() == "안녕하세요"
 
 
 def test_pasting_takes_the_text_alone(composer: Composer) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from PySide6.QtCore import QEvent, Qt
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QLineEdit
@@ -86,6 +88,48 @@ def test_arrow_keys_move_without_opening_and_enter_opens(qtbot: QtBot, home: Hom
     assert str(view.currentIndex().data()) == "Below"
     qtbot.keyClick(view, Qt.Key.Key_Return)
     assert home.window.header.title.text() == "Below"
+
+
+def test_a_click_leaves_the_keys_to_the_composer(qtbot: QtBot, home: Home) -> None:
+    home.add_conversation("Open me")
+    window, conversations = home.window, home.window.conversations
+    window.activateWindow()
+    view = conversations.view
+    place = view.visualRect(conversations.model.index(titles(home).index("Open me"))).center()
+    qtbot.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    qtbot.waitUntil(window.composer.field.hasFocus)
+    view.setFocus()
+    qtbot.waitUntil(view.hasFocus)
+    qtbot.mouseClick(conversations.new_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(window.composer.field.hasFocus)
+
+
+def test_the_row_gone_to_by_keys_stays_when_the_list_is_read_again(
+    qtbot: QtBot, home: Home
+) -> None:
+    home.add_conversation("Gone to")
+    home.add_conversation("Other")
+    home.window.activateWindow()
+    conversations = home.window.conversations
+    view = conversations.view
+    view.setFocus()
+    qtbot.waitUntil(view.hasFocus)
+    view.setCurrentIndex(conversations.model.index(titles(home).index("Gone to")))
+    home.add_conversation("Above")
+    assert str(view.currentIndex().data()) == "Gone to"
+    home.window.composer.setFocus()
+    qtbot.waitUntil(lambda: not view.hasFocus())
+    assert view.currentIndex().data(ID_ROLE) == home.chat.current_conversation
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac's key for deleting is Backspace")
+def test_backspace_deletes_no_conversation(qtbot: QtBot, home: Home) -> None:
+    home.add_conversation("Precious")
+    conversations = home.window.conversations
+    row = titles(home).index("Precious")
+    conversations.view.setCurrentIndex(conversations.model.index(row))
+    qtbot.keyClick(conversations.view, Qt.Key.Key_Backspace)
+    assert "Precious" in titles(home)
 
 
 def test_f2_renames_in_the_list(qtbot: QtBot, home: Home) -> None:

@@ -11,7 +11,9 @@ from PySide6.QtGui import QGuiApplication, QWheelEvent
 from PySide6.QtWidgets import QAbstractButton, QApplication
 from pytestqt.qtbot import QtBot
 
+from desktop_app.ui.controls import IconButton, TextLabel
 from desktop_app.ui.correction_editor import CorrectionEditor
+from desktop_app.ui.message_card import CompletionCard
 from desktop_app.ui.theme import Theme
 from desktop_app.ui.virtual_list import ROWS_AROUND
 from tests.desktop_app.ui.stage import Stage
@@ -256,6 +258,24 @@ def test_a_correction_can_be_left(stage: Stage, qtbot: QtBot) -> None:
     assert standing.rating is not None  # the thumb stays
 
 
+def test_a_thumb_leaves_a_half_written_correction_open(stage: Stage, qtbot: QtBot) -> None:
+    stage.turn("Hello", "Go away.")
+    card = stage.card()
+    click(qtbot, card.down)
+    click(qtbot, card.up)
+    assert card.editor is None  # nothing was written in it
+    click(qtbot, card.down)
+    editor = card.editor
+    assert editor is not None
+    editor.set_text("Good mor")
+    for thumb in (card.up, card.down, card.down):
+        click(qtbot, thumb)
+        assert card.editor is editor
+        assert editor.text() == "Good mor"
+    qtbot.keyClick(editor.focusProxy(), Qt.Key.Key_Escape)
+    assert card.editor is None
+
+
 def test_an_open_correction_survives_scrolling_away(stage: Stage, qtbot: QtBot) -> None:
     ids = stage.fill(60)
     click(qtbot, stage.card().down)
@@ -391,6 +411,23 @@ def test_an_interrupted_completion_says_so_and_can_be_written_again(
     assert stage.card().view.raw == "Once upon a time."
 
 
+def test_the_note_of_an_interrupted_completion_wraps_where_it_is_narrow(stage: Stage) -> None:
+    stage.chat.send("Hello")
+    stage.say("Once upon")
+    stage.engine.die()
+    card = stage.card()
+    note = next(label for label in card.findChildren(TextLabel) if "stopped" in label.text())
+
+    def needed() -> int:
+        return note.heightForWidth(note.width())
+
+    two_lines = 2 * note.fontMetrics().lineSpacing()
+    assert needed() < two_lines
+    stage.view.resize(300, 600)
+    assert two_lines <= needed() <= note.height()
+    assert card.again.mapTo(card, card.again.rect().topRight()).x() < card.width()
+
+
 def test_a_stopped_completion_keeps_its_text(stage: Stage) -> None:
     stage.chat.send("Hello")
     stage.say("Once upon")
@@ -405,6 +442,11 @@ def test_a_stopped_completion_keeps_its_text(stage: Stage) -> None:
     assert not card.go_on.isVisible()
     card.up.click()
     assert card.go_on.isVisible()
+    card_id = stage.messages()[-1].id
+    stage.turn("And now?", "This.")
+    older = stage.view.list.row(card_id)
+    assert isinstance(older, CompletionCard)
+    assert not older.go_on.isVisible()  # what follows was written to the text as it is
 
 
 def test_a_message_that_was_never_answered_offers_to_be(stage: Stage, qtbot: QtBot) -> None:
@@ -415,6 +457,23 @@ def test_a_message_that_was_never_answered_offers_to_be(stage: Stage, qtbot: QtB
     stage.engine.answer("Yes!")
     assert [m.content for m in stage.messages()] == ["Is anybody there?", "Yes!"]
     assert not stage.user_card().answer.isVisible()
+
+
+# --- looks ---
+
+
+def test_icons_below_a_message_are_of_one_size_and_grow_with_the_text(
+    stage: Stage, qtbot: QtBot, theme: Theme
+) -> None:
+    stage.turn("Hello", "Hi!")
+    click(qtbot, stage.card().up)
+
+    def sizes() -> set[int]:
+        return {button.iconSize().width() for button in stage.card().findChildren(IconButton)}
+
+    assert sizes() == {16}
+    theme.set_font_scale(1.5)
+    assert sizes() == {24}
 
 
 # --- keyboard ---

@@ -35,6 +35,32 @@ def test_a_message_is_sent_and_answered(qtbot: QtBot, home: Home) -> None:
     assert "4,096" in home.window.header.meter.toolTip()
 
 
+def test_a_suggestion_is_sent_at_once(qtbot: QtBot, home: Home) -> None:
+    suggestion = home.window.view.empty.suggestions[1]
+    qtbot.mouseClick(suggestion, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: len(home.answers()) == 1 and not home.chat.is_busy)
+    path = home.chat.messages(home.chat.current_conversation)
+    assert path[0].content == suggestion.text()
+    assert home.window.composer.text() == ""
+
+
+def test_a_suggestion_waits_for_the_model_and_for_what_was_begun(qtbot: QtBot, home: Home) -> None:
+    window = home.window
+    one, other = window.view.empty.suggestions[:2]
+    home.engine.fail("The file is damaged.")
+    qtbot.waitUntil(lambda: home.chat.engine.state.status == "failed")
+    window.activateWindow()
+    qtbot.mouseClick(one, Qt.MouseButton.LeftButton)
+    assert window.composer.text() == one.text()
+    qtbot.waitUntil(window.composer.field.hasFocus)
+    home.chat.engine.restart()
+    qtbot.waitUntil(lambda: home.chat.engine.state.status == "ready")
+    qtbot.mouseClick(other, Qt.MouseButton.LeftButton)
+    qtbot.wait(20)
+    assert window.composer.text() == f"{one.text()}\n{other.text()}"
+    assert home.answers() == []
+
+
 def test_text_stays_where_sending_fails(
     qtbot: QtBot, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +167,8 @@ def test_undo_belongs_to_the_text_while_one_is_edited(qtbot: QtBot, home: Home) 
     qtbot.keyClick(field, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     assert home.feedback.of_message(message).rating is not None
     assert field.toPlainText() == ""
+    qtbot.keyClick(field, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert home.feedback.of_message(message).rating is None  # there was no more to undo in it
 
 
 def test_in_a_narrow_window_the_panel_comes_before_the_side_bar(home: Home) -> None:

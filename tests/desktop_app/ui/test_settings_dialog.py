@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtGui import QWheelEvent
+from PySide6.QtWidgets import QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
 from desktop_app.settings import Settings
@@ -23,6 +25,42 @@ def choose(dialog: SettingsDialog, name: str, value: object) -> None:
     box = getattr(dialog, name)
     box.setCurrentIndex(box.findData(value))
     box.activated.emit(box.currentIndex())
+
+
+def turn_wheel(field: QWidget) -> None:
+    """One notch down over a field."""
+    middle = QPointF(field.rect().center())
+    event = QWheelEvent(
+        middle,
+        field.mapToGlobal(middle),
+        QPoint(),
+        QPoint(0, -120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(field, event)
+
+
+@pytest.mark.parametrize(
+    "name", ["language", "appearance", "font_scale", "temperature", "max_tokens", "compare_every"]
+)
+def test_the_wheel_turns_only_the_field_with_the_focus(
+    qtbot: QtBot, home: Home, dialog: SettingsDialog, name: str
+) -> None:
+    field = getattr(dialog, name)
+    before = home.settings
+    dialog.activateWindow()
+    dialog.close_button.setFocus()
+    qtbot.waitUntil(dialog.close_button.hasFocus)
+    turn_wheel(field)
+    assert home.settings == before
+    assert dialog.close_button.hasFocus()
+    field.setFocus()
+    qtbot.waitUntil(field.hasFocus)
+    turn_wheel(field)
+    assert home.settings != before
 
 
 def test_choices_are_in_force_at_once(home: Home, dialog: SettingsDialog) -> None:
