@@ -69,7 +69,10 @@ def useless_to_practise(metrics: Mapping[str, float], recipe: Recipe) -> str | N
         )
     # A checkpoint of an older version does not tell.
     if "ppo" in recipe.stages and metrics.get("ended", 1.0) < recipe.ppo.min_ended:
-        return "Answers are longer than practice can hold, so PPO is left out."
+        return (
+            "Most answers are longer than practising has room for, so practising with a reward "
+            "model is left out."
+        )
     return None
 
 

@@ -59,7 +59,8 @@ def test_answers_that_practice_cannot_hold_leave_ppo_out() -> None:
     assert useless_to_practise({"ended": 0.5}, recipe) is None
     assert useless_to_practise({}, recipe) is None  # a checkpoint of an older version
     note = useless_to_practise({"ended": 31 / 64}, recipe)
-    assert note == "Answers are longer than practice can hold, so PPO is left out."
+    assert note is not None
+    assert note.startswith("Most answers are longer than practising has room for")
     assert template_of(note) is not None
     assert useless_to_practise({"ended": 0.0}, replace(recipe, stages=("sft", "reward"))) is None
     misread = {"ended": 1.0, "accuracy": 0.25, "held_out_pairs": 8.0}

@@ -110,9 +110,9 @@ def test_answers_longer_than_practice_holds_leave_ppo_out(runs: Runs) -> None:
     run_dir = runs.prepare("a", feedback(20), ppo={"min_ended": 0.5, "max_new_tokens": 2})
     done = runs.run(run_dir)
     assert done.stages == ("prepare", "sft", "reward", "evaluate", "export")
-    assert runs.notes().count("Answers are longer than practice can hold") == 1
+    assert runs.notes().count("answers are longer than practising has room for") == 1
     assert runs.run(run_dir).stages == done.stages  # a finished reward stage tells it again
-    assert runs.notes().count("Answers are longer than practice can hold") == 1
+    assert runs.notes().count("answers are longer than practising has room for") == 1
 
 
 def test_a_result_that_unlearned_too_much_is_not_offered(runs: Runs) -> None:
