@@ -162,7 +162,9 @@ class Home:
 
     def like(self, count: int) -> list[str]:
         """Conversations with a liked answer each."""
-        ids = [self.add_conversation(f"Talk {n}", f"Question {n}") for n in range(count)]
+        first = len(self.chat.conversations())  # the same question again would say nothing new
+        numbers = range(first, first + count)
+        ids = [self.add_conversation(f"Talk {n}", f"Question {n}") for n in numbers]
         for message_id in ids:
             self.feedback.rate(message_id, True)
         return ids
