@@ -266,8 +266,7 @@ class _Collector:
     def __init__(self, encoder: Encoder, completion_room: int) -> None:
         self._encoder = encoder
         self._room = completion_room
-        # Whether a thumb or the person's own words speak for it, or comparisons alone.
-        self._demonstrations: dict[TrainingExample, bool] = {}
+        self._demonstrations: dict[TrainingExample, None] = {}
         self.groups: dict[tuple[int, ...], _Group] = {}
         self.prompts: dict[tuple[int, ...], Prompt] = {}
         self.too_long = 0
@@ -331,21 +330,16 @@ class _Collector:
                 self._rate(record.prompt, completion.text, record.verdict == "all_good")
             return
         examples = [self._example(record.prompt, c.text) for c in record.completions]
+        best = min(record.ranks)
+        for example, rank in zip(examples, record.ranks, strict=True):
+            if example is not None and rank == best:
+                self._learn(example)
         places = sorted(set(record.ranks))
-        preferred: list[tuple[TrainingExample, TrainingExample, float]] = []
         for i, j in record.pairs():
             better, worse = examples[i], examples[j]
             if better is not None and worse is not None:
                 between = places.index(record.ranks[j]) - places.index(record.ranks[i]) - 1
-                preferred.append((better, worse, between / max(1, len(places) - 2)))
-        # All before the first is set: a text that stands twice in one ranking contradicts itself.
-        for better, worse, _ in preferred:
-            self._take_back(worse, better)
-        for example, rank in zip(examples, record.ranks, strict=True):
-            if example is not None and rank == places[0] and not self._is_disliked(example):
-                self._learn(example, only_compared=True)
-        for better, worse, margin in preferred:
-            self._prefer(better, worse, margin)
+                self._prefer(better, worse, margin=between / max(1, len(places) - 2))
 
     def _demonstrate(self, record: Demonstration) -> None:
         example = self._example(record.prompt, record.completion.text)
@@ -355,7 +349,6 @@ class _Collector:
         if record.corrects is not None:
             corrected = self._example(record.prompt, record.corrects.text)
             if corrected is not None:
-                self._take_back(corrected, example)
                 self._prefer(example, corrected)
 
     def _prefer(self, better: TrainingExample, worse: TrainingExample, margin: float = 0.0) -> None:
@@ -365,21 +358,9 @@ class _Collector:
             group.pairs[i, j] = EXPLICIT_WEIGHT
             group.margins[i, j] = margin
 
-    def _take_back(self, better: TrainingExample, worse: TrainingExample) -> None:
-        """The opposite is said now, and the latest judgement counts."""
-        group = self.groups.get(prompt_of(better), _Group())
-        pair = group.completions.get(better, -1), group.completions.get(worse, -1)
-        if group.pairs.pop(pair, None) is not None and not self._demonstrations.get(better):
-            self._demonstrations.pop(better, None)
-
-    def _is_disliked(self, example: TrainingExample) -> bool:
-        group = self.groups.get(prompt_of(example), _Group())
-        return group.thumbs.get(group.completions.get(example, -1)) is False
-
-    def _learn(self, example: TrainingExample, *, only_compared: bool = False) -> None:
+    def _learn(self, example: TrainingExample) -> None:
         if sum(example.completion_mask) > 1:  # more than an end of turn
-            known = self._demonstrations.get(example, False)
-            self._demonstrations[example] = known or not only_compared
+            self._demonstrations.setdefault(example)
 
     def _group(self, example: TrainingExample) -> _Group:
         return self.groups.setdefault(prompt_of(example), _Group())

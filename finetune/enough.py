@@ -1,4 +1,4 @@
-"""Is there enough for each stage? What is left out is said in a sentence."""
+"""Is there enough feedback, and for which stages? What is left out is said in a sentence."""
 
 from __future__ import annotations
 
@@ -56,24 +56,6 @@ def left_out(data: Dataset, recipe: Recipe) -> dict[str, Lack]:
             "shorter conversations",
         )
     return lacks
-
-
-def useless_to_practise(metrics: Mapping[str, float], recipe: Recipe) -> str | None:
-    """Why PPO cannot learn from the score that the reward stage ended with, as a sentence."""
-    accuracy = metrics.get("accuracy")
-    if accuracy is not None and accuracy < recipe.reward.min_accuracy:
-        pairs = int(metrics["held_out_pairs"])
-        return (
-            f"On unseen choices the reward model agrees with you in {round(accuracy * pairs)} "
-            f"of {pairs}, no better than chance, so practising with it is left out."
-        )
-    # A checkpoint of an older version does not tell.
-    if "ppo" in recipe.stages and metrics.get("ended", 1.0) < recipe.ppo.min_ended:
-        return (
-            "Most answers are longer than practising has room for, so practising with a reward "
-            "model is left out."
-        )
-    return None
 
 
 def require_something(data: Dataset, recipe: Recipe, lacks: Mapping[str, Lack]) -> None:

@@ -165,8 +165,7 @@ class RewardModel:
         }
         if self.judge is not None:
             tensors["judge.weight"] = self.judge.weight
-            judge = self.judge
-            state["judge"] = [judge.bias, judge.correct, judge.total, judge.chance]
+            state["judge"] = [self.judge.bias, self.judge.correct, self.judge.total]
         return Checkpoint(tensors, state)
 
     def restore(self, saved: Checkpoint) -> None:

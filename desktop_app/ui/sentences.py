@@ -344,13 +344,6 @@ TEMPLATES: Final = (
             "than chance, so practising with it is left out.",
         )
     ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "Most answers are longer than practising has room for, so practising with a reward "
-            "model is left out.",
-        )
-    ),
     str(QT_TRANSLATE_NOOP("Sentences", "A piece of feedback could not be read: {0}.")),
     str(
         QT_TRANSLATE_NOOP(

@@ -1421,10 +1421,6 @@
         <translation>처음 보는 선택에서 보상 모델이 {1}번 중 {0}번만 일치해서, 이번에는 연습을 건너뛰어요.</translation>
     </message>
     <message>
-        <source>Most answers are longer than practising has room for, so practising with a reward model is left out.</source>
-        <translation>대부분의 답변이 연습하기에는 길어서 이번에는 연습을 건너뛰어요.</translation>
-    </message>
-    <message>
         <source>A piece of feedback could not be read: {0}.</source>
         <translation>읽지 못한 피드백이 있어요: {0}.</translation>
     </message>

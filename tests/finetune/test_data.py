@@ -154,45 +154,6 @@ def test_the_latest_judgement_of_a_completion_counts(encoder: Encoder) -> None:
     assert data.train.thumb_count == 2
 
 
-def test_the_latest_order_of_two_completions_counts(encoder: Encoder) -> None:
-    opposite = [comparison(0, "a b", (0, 1), "ordered"), comparison(1, "a b", (1, 0), "ordered")]
-    data = build(list(opposite), encoder)
-    assert pairs(data.train, encoder) == {("b", "a", EXPLICIT_WEIGHT)}
-    assert learned(data.train, encoder) == ["b<|im_end|>"]
-    data = build([*opposite, comparison(2, "a b", (0, 1), "ordered")], encoder)
-    assert pairs(data.train, encoder) == {("a", "b", EXPLICIT_WEIGHT)}
-    assert learned(data.train, encoder) == ["a<|im_end|>"]
-    mine = Demonstration(**place(1), completion=Completion("b"), corrects=Completion("a"))
-    data = build([opposite[0], mine], encoder)
-    assert pairs(data.train, encoder) == {("b", "a", EXPLICIT_WEIGHT)}
-    assert learned(data.train, encoder) == ["b<|im_end|>"]
-
-
-@pytest.mark.parametrize("later", [0, 3])
-def test_a_thumb_up_outlives_the_opposite_order(encoder: Encoder, later: int) -> None:
-    first = comparison(1, "a b", (0, 1), "ordered")
-    second = comparison(2, "a b", (1, 0), "ordered")
-    data = build([rating(later, "a", True), first, second], encoder)
-    assert {text.removesuffix("<|im_end|>") for text in learned(data.train, encoder)} == {"a", "b"}
-
-
-def test_another_order_takes_nothing_back(encoder: Encoder) -> None:
-    data = build(
-        [comparison(0, "a b", (0, 1), "ordered"), comparison(1, "c a", (0, 1), "ordered")], encoder
-    )
-    assert learned(data.train, encoder) == ["a<|im_end|>", "c<|im_end|>"]
-    assert data.train.pair_count == 2
-
-
-def test_the_better_of_two_is_not_learned_while_its_thumb_is_down(encoder: Encoder) -> None:
-    better = comparison(1, "a b", (0, 1), "ordered")
-    data = build([rating(0, "a", False), better], encoder)
-    assert learned(data.train, encoder) == []
-    assert pairs(data.train, encoder) == {("a", "b", EXPLICIT_WEIGHT)}
-    data = build([rating(0, "a", False), better, rating(2, "a", True)], encoder)
-    assert learned(data.train, encoder) == ["a<|im_end|>"]
-
-
 def test_the_same_thing_twice_is_one(encoder: Encoder) -> None:
     data = build([comparison(n, "a b", (0, 1), "ordered") for n in range(3)], encoder)
     assert data.train.pair_count == 1
