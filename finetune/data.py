@@ -1,9 +1,10 @@
 """Records -> what the stages learn from: demonstrations, ranked prompts, prompts to practise on.
 
 Every example is the prompt as it was sent, by the contract's one function. Conversations are
-split into training and held out by a stable hash of their id: no turn of one that is held out is
-seen in training, and from run to run most of them stay on their side. Not all do: a share that the
-hash leaves too small is filled up, and with more feedback another conversation may fill it.
+split into training and held out by a stable hash of what they open with: no turn of one that is
+held out is seen in training, nor one that begins alike, and from run to run most of them stay on
+their side. Not all do: a share that the hash leaves too small is filled up, and with more feedback
+another conversation may fill it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from finetune.contract.chat_template import (
@@ -148,24 +149,35 @@ def _without_oldest_turn(messages: Sequence[Message]) -> Sequence[Message] | Non
 # --- splitting -------------------------------------------------------------------------------
 
 
-def held_out_conversations(records: Iterable[Record], fraction: float) -> frozenset[str]:
+def held_out_conversations(records: Sequence[Record], fraction: float) -> frozenset[str]:
     """Ids of the conversations that no stage may learn from.
 
-    Those whose hash lies below ``fraction``, and the next ones in order until a share of
-    ``fraction`` is reached. A conversation that would take half of all records is passed over.
+    Those whose opening's hash lies below ``fraction``, and the next ones in order until a share of
+    ``fraction`` is reached. Who says hello every morning is measured on other words than these:
+    conversations that open alike are on one side. An opening that would take half of all records
+    is passed over.
     """
-    sizes = Counter(record.conversation_id for record in records)
+    openings: dict[str, str] = {}
+    for record in records:
+        openings.setdefault(record.conversation_id, _opening(record))
+    sizes = Counter(openings[record.conversation_id] for record in records)
     if len(sizes) < FEWEST_CONVERSATIONS or fraction <= 0:
         return frozenset()
     total, taken = sum(sizes.values()), 0
     held: set[str] = set()
-    for place, conversation in sorted((_unit_hash(c), c) for c in sizes):
+    for place, opening in sorted((_unit_hash(text), text) for text in sizes):
         if place >= fraction and taken >= fraction * total:
             break
-        if taken + sizes[conversation] <= total / 2:
-            held.add(conversation)
-            taken += sizes[conversation]
-    return frozenset(held)
+        if taken + sizes[opening] <= total / 2:
+            held.add(opening)
+            taken += sizes[opening]
+    return frozenset(c for c, opening in openings.items() if opening in held)
+
+
+def _opening(record: Record) -> str:
+    """What the person said first, whatever its case and spacing."""
+    first = next((m.content for m in record.prompt if m.role == "user"), "")
+    return " ".join(first.split()).casefold()
 
 
 def _unit_hash(text: str) -> float:
@@ -212,16 +224,10 @@ def build_dataset(
             f"{too_long} completions are longer than {encoder.max_tokens} tokens with their "
             "prompt and were left out."
         )
-    if not held:
+    if not unseen.is_judged:
         notes.append(
-            "The feedback comes from fewer than "
-            f"{FEWEST_CONVERSATIONS} conversations, so the result cannot be measured on unseen "
-            "ones."
-        )
-    elif whole.is_judged and not unseen.is_judged:
-        notes.append(
-            "All prompts that were held out are trained on as well, so the result cannot be "
-            "measured on unseen ones."
+            "The feedback comes from too few conversations that begin differently, so the result "
+            "cannot be measured on unseen ones."
         )
     return Dataset(
         learned,
@@ -266,7 +272,8 @@ class _Collector:
     def __init__(self, encoder: Encoder, completion_room: int) -> None:
         self._encoder = encoder
         self._room = completion_room
-        self._demonstrations: dict[TrainingExample, None] = {}
+        # Whether a thumb or the person's own words speak for it, or comparisons alone.
+        self._demonstrations: dict[TrainingExample, bool] = {}
         self.groups: dict[tuple[int, ...], _Group] = {}
         self.prompts: dict[tuple[int, ...], Prompt] = {}
         self.too_long = 0
@@ -330,16 +337,21 @@ class _Collector:
                 self._rate(record.prompt, completion.text, record.verdict == "all_good")
             return
         examples = [self._example(record.prompt, c.text) for c in record.completions]
-        best = min(record.ranks)
-        for example, rank in zip(examples, record.ranks, strict=True):
-            if example is not None and rank == best:
-                self._learn(example)
         places = sorted(set(record.ranks))
+        preferred: list[tuple[TrainingExample, TrainingExample, float]] = []
         for i, j in record.pairs():
             better, worse = examples[i], examples[j]
             if better is not None and worse is not None:
                 between = places.index(record.ranks[j]) - places.index(record.ranks[i]) - 1
-                self._prefer(better, worse, margin=between / max(1, len(places) - 2))
+                preferred.append((better, worse, between / max(1, len(places) - 2)))
+        # All before the first is set: a text that stands twice in one ranking contradicts itself.
+        for better, worse, _ in preferred:
+            self._take_back(worse, better)
+        for example, rank in zip(examples, record.ranks, strict=True):
+            if example is not None and rank == places[0] and not self._is_disliked(example):
+                self._learn(example, only_compared=True)
+        for better, worse, margin in preferred:
+            self._prefer(better, worse, margin)
 
     def _demonstrate(self, record: Demonstration) -> None:
         example = self._example(record.prompt, record.completion.text)
@@ -349,6 +361,7 @@ class _Collector:
         if record.corrects is not None:
             corrected = self._example(record.prompt, record.corrects.text)
             if corrected is not None:
+                self._take_back(corrected, example)
                 self._prefer(example, corrected)
 
     def _prefer(self, better: TrainingExample, worse: TrainingExample, margin: float = 0.0) -> None:
@@ -358,9 +371,21 @@ class _Collector:
             group.pairs[i, j] = EXPLICIT_WEIGHT
             group.margins[i, j] = margin
 
-    def _learn(self, example: TrainingExample) -> None:
+    def _take_back(self, better: TrainingExample, worse: TrainingExample) -> None:
+        """The opposite is said now, and the latest judgement counts."""
+        group = self.groups.get(prompt_of(better), _Group())
+        pair = group.completions.get(better, -1), group.completions.get(worse, -1)
+        if group.pairs.pop(pair, None) is not None and not self._demonstrations.get(better):
+            self._demonstrations.pop(better, None)
+
+    def _is_disliked(self, example: TrainingExample) -> bool:
+        group = self.groups.get(prompt_of(example), _Group())
+        return group.thumbs.get(group.completions.get(example, -1)) is False
+
+    def _learn(self, example: TrainingExample, *, only_compared: bool = False) -> None:
         if sum(example.completion_mask) > 1:  # more than an end of turn
-            self._demonstrations.setdefault(example)
+            known = self._demonstrations.get(example, False)
+            self._demonstrations[example] = known or not only_compared
 
     def _group(self, example: TrainingExample) -> _Group:
         return self.groups.setdefault(prompt_of(example), _Group())

@@ -1,4 +1,4 @@
-"""Is there enough feedback, and for which stages? What is left out is said in a sentence."""
+"""Is there enough for each stage? What is left out is said in a sentence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from finetune.contract.recipe import Recipe
 from finetune.data import Dataset, still_wanted
 
+FEWEST_CHOICES = 6
+"""Held-out choices below which the reward model's accuracy says nothing: one that is right in three
+of four would be refused by a single choice in 25 runs of 100, by six in 4."""
 _NO_PRACTICE = "so practising with a reward model is left out."
 
 
@@ -56,6 +59,23 @@ def left_out(data: Dataset, recipe: Recipe) -> dict[str, Lack]:
             "shorter conversations",
         )
     return lacks
+
+
+def useless_to_practise(metrics: Mapping[str, float], recipe: Recipe) -> str | None:
+    """Why PPO cannot learn from the score that the reward stage ended with, as a sentence."""
+    accuracy, pairs = metrics.get("accuracy"), int(metrics.get("held_out_pairs", 0))
+    if accuracy is not None and pairs >= FEWEST_CHOICES and accuracy < recipe.reward.min_accuracy:
+        return (
+            f"On unseen choices the reward model agrees with you in {round(accuracy * pairs)} "
+            f"of {pairs}, no better than chance, so practising with it is left out."
+        )
+    # A checkpoint of an older version does not tell.
+    if "ppo" in recipe.stages and metrics.get("ended", 1.0) < recipe.ppo.min_ended:
+        return (
+            "Most answers are longer than practising has room for, so practising with a reward "
+            "model is left out."
+        )
+    return None
 
 
 def require_something(data: Dataset, recipe: Recipe, lacks: Mapping[str, Lack]) -> None:

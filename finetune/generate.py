@@ -37,6 +37,8 @@ class Completed:
     """Of the distributions the tokens were drawn from, in nats; only if asked for."""
     states: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
     """Hidden states (D,) from which they were drawn; only if asked for."""
+    blank_ids: frozenset[int] = field(default=frozenset(), compare=False, repr=False)
+    """Tokens that show nothing, as the policy knows them."""
 
     @property
     def example(self) -> TrainingExample:
@@ -48,8 +50,8 @@ class Completed:
 
     @property
     def is_empty(self) -> bool:
-        """It says nothing at all: an end of turn and no more."""
-        return self.ended and len(self.ids) == 1
+        """It says nothing at all: an end of turn, and before it white space or nothing."""
+        return self.ended and self.blank_ids.issuperset(self.ids[:-1])
 
 
 @torch.inference_mode()
@@ -86,7 +88,7 @@ def sample(
             how,
         )
         rows = [prompts[i] for i in chosen for _ in range(copies)]
-        found = _completed(rows, written, how.end_ids)
+        found = _completed(rows, written, how.end_ids, policy.blank_ids)
         for place, index in enumerate(chosen):
             done[index] = found[place * copies : (place + 1) * copies]
     mine = {i * copies + place: c for i, found in done.items() for place, c in enumerate(found)}
@@ -122,6 +124,7 @@ def _from_all(
             bool(row[1]),
             tuple(entropies[: row[0]]) if width else (),
             tuple(own[: row[0]]) if width else (),
+            policy.blank_ids,
         )
         for prompt, row, (logprobs, entropies), own in zip(
             prompts, ids.tolist(), said.tolist(), states, strict=True
@@ -130,7 +133,10 @@ def _from_all(
 
 
 def _completed(
-    prompts: Sequence[Sequence[int]], written: Written, end_ids: Collection[int]
+    prompts: Sequence[Sequence[int]],
+    written: Written,
+    end_ids: Collection[int],
+    blank_ids: frozenset[int],
 ) -> list[Completed]:
     """Rows as they were drawn, cut after their end."""
     found: list[Completed] = []
@@ -147,6 +153,7 @@ def _completed(
                 end is not None,
                 tuple(entropies[row][:count]) if entropies else (),
                 () if written.states is None else tuple(written.states[row, :count]),
+                blank_ids,
             )
         )
     return found

@@ -4,7 +4,8 @@ It is fitted on the held-out judgements, which no other head has seen, on the la
 of the finished reward model. Where the policy learns to please the rewarding heads by what they
 misunderstand, the judge need not agree: its score chooses among the weights of a run and gives
 the win rate of the evaluation (Coste et al. 2023 on why heads on the same data err together).
-How far it can be trusted is measured by cross-validation on the same held-out judgements.
+How far it can be trusted is measured by cross-validation on the same held-out judgements, and
+against what their bias alone foretells: of twelve thumbs that are all up, every one.
 
 One row z for each judgement: chosen less rejected for a pair, plus or minus the state for a
 thumb, which has the person's bias b as well (t = +-1, 0 for pairs). What is descended is
@@ -41,6 +42,9 @@ class Judge:
     correct: int
     """Judgements foretold when they were left out."""
     total: int
+    chance: float = 0.5
+    """Share that would be foretold without a look at any completion: half of the pairs, and the
+    thumbs of the commoner kind."""
 
     @property
     def accuracy(self) -> float:
@@ -53,8 +57,8 @@ class Judge:
     @property
     def is_trusted(self) -> bool:
         """Whether it has a say: its skill is proven (one-sided 95 %) on what it was not fitted
-        to. That takes 10 of 12 judgements, or 31 of 50."""
-        return self.bound > 0.5
+        to. That takes 10 of 12 judgements, or 31 of 50, where chance foretells half."""
+        return self.bound > self.chance
 
     def score(self, states: Tensor) -> Tensor:
         """Last hidden states (N, D) to scores (N,)."""
@@ -72,8 +76,13 @@ def fit_judge(states: Tensor, groups: Sequence[RankedPrompt], reference: Tensor)
     spread = reference.double().std(0).clamp(min=1e-3).cpu()
     features = (states.double().cpu() - centre) / spread
     rows, signs, weights, owners = _judgements(features, groups)
-    if len(rows) < FEWEST_JUDGEMENTS:
+    pairs, ups, downs = (int((signs == sign).sum()) for sign in (0.0, 1.0, -1.0))
+    # Thumbs of one kind are foretold by the bias alone; they are learned from and not counted.
+    counts = torch.full_like(signs, bool(ups and downs), dtype=torch.bool) | (signs == 0.0)
+    total = int(counts.sum())
+    if total < FEWEST_JUDGEMENTS:
         return None
+    chance = (0.5 * pairs + (max(ups, downs) if ups and downs else 0)) / total
     folds = min(FOLDS, len(set(owners.tolist())))
     correct = 0
     for fold in range(folds):
@@ -81,11 +90,12 @@ def fit_judge(states: Tensor, groups: Sequence[RankedPrompt], reference: Tensor)
         if not left_out.any() or left_out.all():
             continue
         w, b = _fitted(rows[~left_out], signs[~left_out], weights[~left_out])
-        correct += int((rows[left_out] @ w + b * signs[left_out] > 0).sum())
+        foretold = rows[left_out] @ w + b * signs[left_out] > 0
+        correct += int((foretold & counts[left_out]).sum())
     w, _ = _fitted(rows, signs, weights)
     deviation = ((reference.double().cpu() - centre) / spread @ w).std().clamp(min=1e-6)
     weight = w / spread / deviation
-    return Judge(weight.float(), -float(centre @ weight), correct, len(rows))
+    return Judge(weight.float(), -float(centre @ weight), correct, total, chance)
 
 
 def _judgements(

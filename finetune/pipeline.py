@@ -51,7 +51,7 @@ from finetune.contract.manifest import file_sha256
 from finetune.contract.recipe import Recipe
 from finetune.contract.records import read_records
 from finetune.data import Dataset, Encoder, Prompt, build_dataset
-from finetune.enough import left_out, require_something
+from finetune.enough import left_out, require_something, useless_to_practise
 from finetune.evaluate import Report, evaluate, write_for
 from finetune.generate import Completed, sample
 from finetune.gguf_weights import linear_stems, load_trunk
@@ -204,7 +204,10 @@ class _Run:
             self.spec.base, self.device.dtype, self.device.torch_device,
             held=self.plan.held, weights=self.spec.weights,
         )  # fmt: skip
-        return Policy(trunk, copies=self.plan.copies, forgets=self.plan.forgets)
+        return Policy(
+            trunk, copies=self.plan.copies, forgets=self.plan.forgets,
+            blank_ids=self.vocabulary.blank_ids,
+        )  # fmt: skip
 
     def learns(self, stage: str) -> bool:
         """Whether the recipe wants this stage and there is enough to learn from."""
@@ -259,6 +262,7 @@ class _Run:
             usable = [c for c in samples if c.ended and not c.is_empty]
             chosen = usable if len(usable) >= 8 else samples
             metrics = self.scores.settle(chosen, groups, held_out, self.recipe.reward)
+            metrics["ended"] = sum(c.ended for c in samples) / len(samples)
             finished = self.scores.checkpoint(metrics)
             self._keep("reward", finished)
         else:
@@ -270,14 +274,9 @@ class _Run:
             self.scores.restore(finished)
         metrics = finished.state["metrics"]
         self._done("reward", metrics)
-        accuracy = metrics.get("accuracy")
-        if accuracy is not None and accuracy < self.recipe.reward.min_accuracy:
-            pairs = int(metrics["held_out_pairs"])
-            self._skip(
-                "ppo",
-                f"On unseen choices the reward model agrees with you in {round(accuracy * pairs)} "
-                f"of {pairs}, no better than chance, so practising with it is left out.",
-            )
+        useless = useless_to_practise(metrics, self.recipe)
+        if useless is not None:
+            self._skip("ppo", useless)
 
     def ppo(self) -> None:
         """Practise against the score, within the KL budget."""
@@ -337,7 +336,7 @@ class _Run:
                 prompts,
                 before,
                 self.data.held_out.demonstrations,
-                # A reward model no better than chance has nothing to say about the result.
+                # A reward model of no use to practise has nothing to say about the result.
                 self.scores if self.learns("ppo") else None,
                 recipe,
                 self.vocabulary,

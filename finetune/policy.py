@@ -130,16 +130,25 @@ def pad_batch(
 class Policy(nn.Module):
     """The trunk with its adapters. The caller says which adapters count."""
 
-    def __init__(self, model: nn.Module, *, copies: bool = True, forgets: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        copies: bool = True,
+        forgets: bool = False,
+        blank_ids: frozenset[int] = frozenset(),
+    ) -> None:
         """``model``: a frozen transformers model for causal language modelling.
 
         ``copies``: whether there is memory for weights with finished adapters added, which
         ``fold`` and ``merged`` keep; without them each adapter is computed beside the weights.
         ``forgets``: whether blocks compute their activations again on the way back.
+        ``blank_ids``: tokens of white space: who samples only these has said nothing.
         """
         super().__init__()
         self.model = model
         self.copies = copies
+        self.blank_ids = blank_ids
         parts = parts_of(model)
         self.trunk, self.head, self.softcap = parts.trunk, parts.head, parts.softcap
         self.config: Any = model.config

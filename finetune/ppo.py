@@ -231,6 +231,9 @@ def _learn(
         loss = _fit_values(values, rollouts.hidden, returns, mask, recipe.value_learning_rate)
         return {"value_loss": loss, "explained_variance": explained}
     advantages = rl_math.whiten(advantages, mask)
+    if len(mask) > 1 and float(rollouts.scores.max() - rollouts.scores.min()) < rl_math.NEGLIGIBLE:
+        # No completion is better than another: what differs is the value head's error.
+        advantages = torch.zeros_like(advantages)
 
     totals = {"policy_loss": 0.0, "value_loss": 0.0, "clip_fraction": 0.0, "ratio": 0.0}
     updates = 0

@@ -42,9 +42,9 @@ def evaluate_adapter(
     plan = devices.memory_plan(device, header, settings)
     print(plan.in_words(), file=sys.stderr)
     trunk = load_trunk(base, device.dtype, device.torch_device, held=plan.held)
-    policy = Policy(trunk, copies=plan.copies, forgets=plan.forgets)
-    policy.set_adapter(ADAPTER, given)
     vocabulary = GgufVocabulary(base, header.chat_template)
+    policy = Policy(trunk, copies=plan.copies, forgets=plan.forgets, blank_ids=vocabulary.blank_ids)
+    policy.set_adapter(ADAPTER, given)
     data = _dataset(base, header, feedback, settings)
     prompts = (data.held_out.prompts or data.train.prompts)[: settings.evaluation.prompts]
     if not prompts:

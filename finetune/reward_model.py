@@ -165,7 +165,8 @@ class RewardModel:
         }
         if self.judge is not None:
             tensors["judge.weight"] = self.judge.weight
-            state["judge"] = [self.judge.bias, self.judge.correct, self.judge.total]
+            judge = self.judge
+            state["judge"] = [judge.bias, judge.correct, judge.total, judge.chance]
         return Checkpoint(tensors, state)
 
     def restore(self, saved: Checkpoint) -> None:

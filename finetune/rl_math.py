@@ -17,6 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NEGLIGIBLE = 1e-2
+"""A spread of scores, or of what is made of them, that says nothing: they have deviation 1 on
+samples of the reference."""
+
 # --- masked statistics -----------------------------------------------------------------------
 
 
@@ -26,10 +30,13 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
-    """``values`` (B, T) with variance 1 (and mean 0) over the mask; exactly 0 elsewhere."""
+    """``values`` (B, T) with variance 1 (and mean 0) over the mask; exactly 0 elsewhere.
+
+    A deviation below ``NEGLIGIBLE`` is noise, and is not blown up to 1.
+    """
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
-    whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
+    whitened = (values - mean) * torch.rsqrt(variance.clamp(min=NEGLIGIBLE**2) + 1e-8)
     if not shift_mean:
         whitened = whitened + mean
     return whitened * mask

@@ -102,6 +102,11 @@ class GgufVocabulary:
         return frozenset(ends) | {self.end_of_turn_id}
 
     @cached_property
+    def blank_ids(self) -> frozenset[int]:
+        """Tokens that show nothing: white space, and control tokens."""
+        return frozenset(t for t in range(len(self)) if not self.text_of([t]).strip())
+
+    @cached_property
     def template_tokens(self) -> TemplateTokens:
         def text(token: int) -> str:
             return self.text_of([token], special=True) if token >= 0 else ""

@@ -10,7 +10,6 @@ import random
 import statistics
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ from desktop_app.paths import open_profile
 from desktop_app.services.learning_service import TrialQuestion, TrialScore
 from finetune.contract.chat_template import Message
 from finetune.contract.events import RunDone, RunFailed
-from finetune.contract.recipe import EvaluationRecipe, PpoRecipe, Recipe, RewardRecipe, SftRecipe
 
 TRAINING_PROMPTS = (
     "Hi there!", "How are you today?", "I am so tired.", "What is your name?",
@@ -39,14 +37,11 @@ HELD_OUT_PROMPTS = (
     "I had a bad day.", "Can you help me?", "What is your favourite season?", "I like books.",
     "반가워요", "오늘 기분이 좋아", "저녁 추천해 줘", "잠이 안 와", "영화 볼까?", "도와줘서 고마워",
 )  # fmt: skip
-SEEDS = range(1, 10)
-"""Completions of each held-out prompt: at temperature 1 lengths vary as much as their mean."""
-SMALL_RECIPE = Recipe(
-    sft=replace(SftRecipe(), epochs=2),
-    reward=replace(RewardRecipe(), epochs=3),
-    ppo=replace(PpoRecipe(), steps=10, prompts_per_step=16, max_new_tokens=48),
-    evaluation=replace(EvaluationRecipe(), prompts=8, max_new_tokens=48),
-)
+SEEDS = range(1, 33)
+"""Completions of each held-out prompt: at temperature 1 lengths vary as much as their mean, so that
+the mean of all 448 is known to 4 or 5 percent."""
+AT_ONCE = 8
+"""Of them side by side."""
 
 
 class Person:
@@ -93,13 +88,16 @@ class Person:
         )  # fmt: skip
         texts: list[str] = []
         seeds = SEEDS if temperature else SEEDS[:1]  # greedy ones are all the same
-        for prompt in prompts:
+        asked = [
+            (p, seeds[at : at + AT_ONCE]) for p in prompts for at in range(0, len(seeds), AT_ONCE)
+        ]
+        for prompt, some in asked:
             done: list[engine.Event] = []
             request = engine.Generate(
                 uuid.uuid4().hex,
                 (Message("user", prompt),),
                 sampling,
-                tuple(StreamSpec(seed, model.version_id, model.adapter) for seed in seeds),
+                tuple(StreamSpec(seed, model.version_id, model.adapter) for seed in some),
             )
 
             def collect(event: engine.Event, done: list[engine.Event] = done) -> None:
@@ -133,7 +131,7 @@ def person(qtbot: QtBot, tmp_path: Path, starter_model: Path) -> Iterator[Person
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_short_answers_are_learned_and_can_be_taken_back(person: Person, qtbot: QtBot) -> None:
     app = person.app
     person.wait_ready()
@@ -156,8 +154,8 @@ def test_short_answers_are_learned_and_can_be_taken_back(person: Person, qtbot: 
     assert collected.is_enough_for_reward
     ended: list[RunDone | RunFailed] = []
     app.learning.run_ended.connect(ended.append)
-    app.learning.start(SMALL_RECIPE)
-    qtbot.waitUntil(lambda: bool(ended), timeout=600_000)
+    app.learning.start()  # with the recipe that every person gets
+    qtbot.waitUntil(lambda: bool(ended), timeout=900_000)
     assert isinstance(ended[0], RunDone), ended[0]
     assert set(ended[0].stages) >= {"sft", "reward", "ppo", "evaluate", "export"}
     offered = app.learning.offered

@@ -344,6 +344,13 @@ TEMPLATES: Final = (
             "than chance, so practising with it is left out.",
         )
     ),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "Most answers are longer than practising has room for, so practising with a reward "
+            "model is left out.",
+        )
+    ),
     str(QT_TRANSLATE_NOOP("Sentences", "A piece of feedback could not be read: {0}.")),
     str(
         QT_TRANSLATE_NOOP(
@@ -354,15 +361,8 @@ TEMPLATES: Final = (
     str(
         QT_TRANSLATE_NOOP(
             "Sentences",
-            "The feedback comes from fewer than {0} conversations, so the result cannot be "
-            "measured on unseen ones.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "All prompts that were held out are trained on as well, so the result cannot be"
-            " measured on unseen ones.",
+            "The feedback comes from too few conversations that begin differently, so the result "
+            "cannot be measured on unseen ones.",
         )
     ),
     str(

@@ -33,6 +33,7 @@ _LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "gamma": (0.0, 1.0),
     "lam": (0.0, 1.0),
     "min_accuracy": (0.0, 1.0),
+    "min_ended": (0.0, 1.0),
 }
 """What a setting may be where it is not "at least 1" (whole numbers) or "at least 0"."""
 
@@ -141,6 +142,9 @@ class PpoRecipe:
     """The score is the heads' mean less this many times their variance (Coste et al. 2023)."""
     missing_end_score: float = -2.0
     """Score of a completion that did not end: it replaces the reward model's."""
+    min_ended: float = 0.5
+    """Of samples of the reference: where fewer end within ``max_new_tokens``, most scores would
+    be the one above and say nothing, and PPO is skipped."""
     value_warmup_steps: int = 2
     """Rollout batches on which only the value head learns."""
     max_grad_norm: float = 1.0

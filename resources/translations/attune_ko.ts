@@ -1421,6 +1421,10 @@
         <translation>처음 보는 선택에서 보상 모델이 {1}번 중 {0}번만 일치해서, 이번에는 연습을 건너뛰어요.</translation>
     </message>
     <message>
+        <source>Most answers are longer than practising has room for, so practising with a reward model is left out.</source>
+        <translation>대부분의 답변이 연습하기에는 길어서 이번에는 연습을 건너뛰어요.</translation>
+    </message>
+    <message>
         <source>A piece of feedback could not be read: {0}.</source>
         <translation>읽지 못한 피드백이 있어요: {0}.</translation>
     </message>
@@ -1429,12 +1433,8 @@
         <translation>답변 {0}개는 메시지와 합쳐 {1}토큰보다 길어서 뺐어요.</translation>
     </message>
     <message>
-        <source>The feedback comes from fewer than {0} conversations, so the result cannot be measured on unseen ones.</source>
-        <translation>피드백이 나온 대화가 {0}개보다 적어서 처음 보는 대화로 결과를 재지 못해요.</translation>
-    </message>
-    <message>
-        <source>All prompts that were held out are trained on as well, so the result cannot be measured on unseen ones.</source>
-        <translation>따로 남겨 둔 질문이 모두 학습에도 쓰여서 처음 보는 질문으로 결과를 재지 못해요.</translation>
+        <source>The feedback comes from too few conversations that begin differently, so the result cannot be measured on unseen ones.</source>
+        <translation>서로 다르게 시작한 대화가 너무 적어서 처음 보는 대화로 결과를 재지 못해요.</translation>
     </message>
     <message>
         <source>The merged model will be larger than its base, because {0} can be read but not written.</source>

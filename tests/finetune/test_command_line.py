@@ -29,6 +29,7 @@ RECIPE = {
         "steps": 4,
         "prompts_per_step": 4,
         "max_new_tokens": 12,
+        "min_ended": 0.0,  # a random model hardly ever ends a turn
         "lora": {"rank": 4},
         "value_warmup_steps": 1,
     },

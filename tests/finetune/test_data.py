@@ -1,5 +1,6 @@
 """From records to examples: what is learned, what is compared, what is held out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,45 @@ def test_the_latest_judgement_of_a_completion_counts(encoder: Encoder) -> None:
     assert data.train.thumb_count == 2
 
 
+def test_the_latest_order_of_two_completions_counts(encoder: Encoder) -> None:
+    opposite = [comparison(0, "a b", (0, 1), "ordered"), comparison(1, "a b", (1, 0), "ordered")]
+    data = build(list(opposite), encoder)
+    assert pairs(data.train, encoder) == {("b", "a", EXPLICIT_WEIGHT)}
+    assert learned(data.train, encoder) == ["b<|im_end|>"]
+    data = build([*opposite, comparison(2, "a b", (0, 1), "ordered")], encoder)
+    assert pairs(data.train, encoder) == {("a", "b", EXPLICIT_WEIGHT)}
+    assert learned(data.train, encoder) == ["a<|im_end|>"]
+    mine = Demonstration(**place(1), completion=Completion("b"), corrects=Completion("a"))
+    data = build([opposite[0], mine], encoder)
+    assert pairs(data.train, encoder) == {("b", "a", EXPLICIT_WEIGHT)}
+    assert learned(data.train, encoder) == ["b<|im_end|>"]
+
+
+@pytest.mark.parametrize("later", [0, 3])
+def test_a_thumb_up_outlives_the_opposite_order(encoder: Encoder, later: int) -> None:
+    first = comparison(1, "a b", (0, 1), "ordered")
+    second = comparison(2, "a b", (1, 0), "ordered")
+    data = build([rating(later, "a", True), first, second], encoder)
+    assert {text.removesuffix("<|im_end|>") for text in learned(data.train, encoder)} == {"a", "b"}
+
+
+def test_another_order_takes_nothing_back(encoder: Encoder) -> None:
+    data = build(
+        [comparison(0, "a b", (0, 1), "ordered"), comparison(1, "c a", (0, 1), "ordered")], encoder
+    )
+    assert learned(data.train, encoder) == ["a<|im_end|>", "c<|im_end|>"]
+    assert data.train.pair_count == 2
+
+
+def test_the_better_of_two_is_not_learned_while_its_thumb_is_down(encoder: Encoder) -> None:
+    better = comparison(1, "a b", (0, 1), "ordered")
+    data = build([rating(0, "a", False), better], encoder)
+    assert learned(data.train, encoder) == []
+    assert pairs(data.train, encoder) == {("a", "b", EXPLICIT_WEIGHT)}
+    data = build([rating(0, "a", False), better, rating(2, "a", True)], encoder)
+    assert learned(data.train, encoder) == ["a<|im_end|>"]
+
+
 def test_the_same_thing_twice_is_one(encoder: Encoder) -> None:
     data = build([comparison(n, "a b", (0, 1), "ordered") for n in range(3)], encoder)
     assert data.train.pair_count == 1
@@ -213,20 +253,39 @@ def greeting(number: int, prompt: str, liked: bool = True) -> Rating:
     return Rating(**place, prompt=messages, completion=Completion("Hi."), liked=liked)
 
 
-def test_nothing_is_measured_on_a_prompt_that_was_trained_on(encoder: Encoder) -> None:
-    # Many conversations open with the same word.
-    records: list[Record] = [greeting(n, "Hello", liked=n % 3 > 0) for n in range(20)]
-    data = build([*records, *feedback(40)], encoder)
-    assert data.held_out.demonstrations
-    assert data.held_out.preferences
-    trained = {prompt_of(e) for e in data.train.demonstrations}
-    trained |= {prompt_of(e) for group in data.train.preferences for e in group.completions}
-    assert not trained & {prompt_of(e) for e in data.held_out.demonstrations}
+def test_conversations_that_open_alike_are_on_one_side(encoder: Encoder) -> None:
+    # Every prompt in three conversations, as of a person who asks again.
+    again = [greeting(n, f"question {n % 20}", liked=n % 3 > 0) for n in range(60)]
+    held = held_out_conversations(again, 0.2)
+    assert 0.2 * 60 <= len(held) < 0.5 * 60
+    opened = {record.prompt[0].content for record in again if record.conversation_id in held}
+    assert len(held) == 3 * len(opened)
+    data = build(again, encoder)
+    # All that is held out can be measured on: nothing of it is trained on.
+    assert data.held_out.thumb_count + data.train.thumb_count == data.preference_count
+    trained = {prompt_of(e) for group in data.train.preferences for e in group.completions}
     assert not trained & {prompt_of(g.completions[0]) for g in data.held_out.preferences}
-    alone = build(records, encoder)
-    assert not alone.held_out.is_judged
-    assert "All prompts that were held out are trained on as well" in alone.notes[-1]
-    assert alone.preference_count == 2  # a thumb in each part: both were collected
+
+
+def test_a_later_prompt_that_was_trained_on_is_not_measured_on(encoder: Encoder) -> None:
+    # Each conversation was begun in its own words, and begun again with the same ones.
+    records: list[Record] = [greeting(n, f"question {n}", liked=n % 2 > 0) for n in range(20)]
+    records += [
+        replace(greeting(n, "Hello", liked=n % 3 > 0), id=f"s{n}", created_at=f"{20 + n:03d}")
+        for n in range(20)
+    ]
+    data = build(records, encoder)
+    assert data.held_out.preferences
+    held = {prompt_of(g.completions[0]) for g in data.held_out.preferences}
+    trained = {prompt_of(e) for group in data.train.preferences for e in group.completions}
+    assert not trained & held
+    assert data.preference_count == 22  # "Hello" in each part: both were collected
+
+
+def test_what_always_begins_alike_is_learned_and_the_person_is_told(encoder: Encoder) -> None:
+    data = build([greeting(n, ("Hello", "hello ")[n % 2], n % 3 > 0) for n in range(20)], encoder)
+    assert not data.held_out.is_judged
+    assert "too few conversations that begin differently" in data.notes[-1]
 
 
 def test_few_conversations_are_not_split_and_the_person_is_told(encoder: Encoder) -> None:

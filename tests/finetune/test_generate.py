@@ -2,7 +2,7 @@
 
 import torch
 
-from finetune.generate import sample
+from finetune.generate import Completed, sample
 from finetune.packing import pack
 from finetune.policy import Policy, pad_batch
 from finetune.stage import generator_for
@@ -42,6 +42,22 @@ def test_completions_stop_at_the_end_of_turn_and_say_so(policy: Policy) -> None:
         assert one.ended == (one.ids[-1] in ends)
         assert not ends & set(one.ids[:-1])
         assert len(one.ids) == 15 or one.ended
+
+
+def test_white_space_before_the_end_says_nothing(policy: Policy) -> None:
+    newline, word, end = 6, 7, 4
+    policy.blank_ids = frozenset({newline, end})
+    ends = set(range(0, 400, 5)) | {end}
+    for one in sample(policy, PROMPTS, max_new_tokens=15, end_ids=ends, generator=generator_for(3)):
+        assert one.blank_ids == policy.blank_ids
+
+    def is_empty(*ids: int, ended: bool = True) -> bool:
+        return Completed((1,), ids, (0.0,) * len(ids), ended, blank_ids=policy.blank_ids).is_empty
+
+    assert is_empty(end)
+    assert is_empty(newline, newline, end)
+    assert not is_empty(newline, word, end)
+    assert not is_empty(newline, newline, ended=False)
 
 
 def test_frequencies_are_the_models_probabilities(policy: Policy) -> None:

@@ -51,6 +51,44 @@ def test_judgements_by_dice_are_not_trusted() -> None:
     assert trusted <= 2
 
 
+def thumbs(liked: list[bool], seed: int = 1) -> tuple[torch.Tensor, list[RankedPrompt]]:
+    """States that tell nothing of the thumbs, one a prompt."""
+    states = torch.randn(len(liked), WIDTH, generator=generator_for(seed, "states"))
+    rows = [TrainingExample((n, n), (False, True)) for n in range(len(liked))]
+    return states, [
+        RankedPrompt((row,), (), ((0, up, 0.5),)) for row, up in zip(rows, liked, strict=True)
+    ]
+
+
+def test_thumbs_that_the_bias_alone_foretells_prove_nothing() -> None:
+    for seed in range(5):
+        states, groups = thumbs([True] * 12, seed)
+        assert fit_judge(states, groups, states) is None
+        states, groups = thumbs([n != 5 for n in range(30)], seed)
+        judge = fit_judge(states, groups, states)
+        assert judge is not None
+        assert judge.correct > 25  # it looks skilled
+        assert judge.chance == 29 / 30
+        assert not judge.is_trusted
+
+
+def test_thumbs_of_one_kind_are_not_counted_beside_pairs() -> None:
+    states, groups = judged(40, 0.0)
+    alone = [group for group in groups if group.pairs]
+    own = torch.cat([states[4 * n + 2 : 4 * n + 4] for n in range(20)])
+    more, liked = thumbs([True] * 12)
+    judge = fit_judge(torch.cat([own, more]), [*alone, *liked], states)
+    assert judge is not None
+    assert (judge.total, judge.chance) == (20, 0.5)
+
+
+def test_as_many_thumbs_up_as_down_are_a_toss_by_chance() -> None:
+    states, groups = judged(40, 0.0)
+    judge = fit_judge(states, groups, states)
+    assert judge is not None
+    assert (judge.total, judge.chance) == (60, 0.5)
+
+
 def test_it_is_the_same_for_the_same_data_and_none_for_too_little() -> None:
     states, groups = judged(20, 0.1)
     first, second = (fit_judge(states, groups, states) for _ in range(2))

@@ -92,16 +92,27 @@ def test_a_little_feedback_still_gives_sft(runs: Runs) -> None:
 
 
 def test_preferences_alone_give_ppo_on_the_base(runs: Runs) -> None:
-    done = runs.run(runs.prepare("a", feedback(20), min_demonstrations=1000))
+    # So many rows that some end by themselves: where none does, there is nothing to learn.
+    many = {"prompts_per_step": 16, "completions_per_prompt": 4}
+    done = runs.run(runs.prepare("a", feedback(20), min_demonstrations=1000, ppo=many))
     assert done.stages == ("prepare", "reward", "ppo", "evaluate", "export")
     assert "liked or corrected answers" in runs.notes()
 
 
 def test_a_reward_model_that_misreads_the_person_leaves_ppo_out(runs: Runs) -> None:
-    done = runs.run(runs.prepare("a", feedback(20), reward={"min_accuracy": 1.0, "epochs": 1,
+    done = runs.run(runs.prepare("a", feedback(40), reward={"min_accuracy": 1.0, "epochs": 1,
                                                            "learning_rate": 0.0}))  # fmt: skip
     assert "ppo" not in done.stages
     assert "no better than chance" in runs.notes()
+
+
+def test_answers_longer_than_practice_holds_leave_ppo_out(runs: Runs) -> None:
+    run_dir = runs.prepare("a", feedback(20), ppo={"min_ended": 0.5, "max_new_tokens": 2})
+    done = runs.run(run_dir)
+    assert done.stages == ("prepare", "sft", "reward", "evaluate", "export")
+    assert runs.notes().count("answers are longer than practising has room for") == 1
+    assert runs.run(run_dir).stages == done.stages  # a finished reward stage tells it again
+    assert runs.notes().count("answers are longer than practising has room for") == 1
 
 
 def test_a_result_that_unlearned_too_much_is_not_offered(runs: Runs) -> None:

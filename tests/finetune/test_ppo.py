@@ -285,6 +285,18 @@ def test_a_judge_that_is_pleased_to_the_end_keeps_the_end(policy: Policy, tmp_pa
     assert any(value.abs().max() > 0 for name, value in with_judge.items() if name.endswith("b"))
 
 
+def test_scores_that_are_all_the_same_move_the_policy_nowhere(
+    policy: Policy, tmp_path: Path
+) -> None:
+    """No completion ends: what is left of the advantages is the value head's error."""
+    filled(policy, "sft")
+    events: list = []  # type: ignore[type-arg]
+    ppo.train_ppo(policy, PROMPTS, short_is_good, (), RECIPE, (), 1, run_in(tmp_path, events))
+    trained = policy.adapter_state("ppo")
+    assert all(float(trained[name].abs().max()) == 0.0 for name in trained if name.endswith("b"))
+    assert [e.metrics["score"] for e in events if e.kind == "step_done"] == [-2.0] * 3
+
+
 def test_a_checkpoint_of_the_stage_holds_all_it_needs(policy: Policy, tmp_path: Path) -> None:
     filled(policy, "sft")
     run = dataclasses.replace(run_in(tmp_path), checkpoint_every=2)

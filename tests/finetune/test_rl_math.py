@@ -159,6 +159,14 @@ def test_whitened_advantages_have_mean_zero_even_when_all_scores_are_positive() 
     assert bool((white[~mask] == 0).all())
 
 
+def test_whitening_blows_no_noise_up() -> None:
+    real = torch.ones(4, 5, dtype=torch.bool)
+    equal = t(np.full((4, 5), -2.0))
+    noise = t(np.random.default_rng(1).normal(0, 1e-5, size=(4, 5)))
+    assert float(rl_math.whiten(equal + noise, real).abs().max()) < 0.01
+    assert float(rl_math.whiten(100 * rl_math.NEGLIGIBLE / 1e-5 * noise, real).std()) > 0.9
+
+
 def test_returns_are_made_from_the_advantages_before_whitening() -> None:
     mask = tensor([[True, True]])
     advantages, returns = rl_math.advantages_and_returns(

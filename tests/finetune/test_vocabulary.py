@@ -65,3 +65,10 @@ def test_a_continuing_text_gets_no_sentencepiece_space(tmp_path: Path) -> None:
     assert vocabulary.bos_id is not None
     prompt = render_prompt([Message("user", "the park")], CHATML, vocabulary.template_tokens)
     assert encode(prompt, vocabulary).count(vocabulary.bos_id) == 1
+
+
+def test_blank_is_what_shows_nothing(vocabulary: GgufVocabulary) -> None:
+    assert {*vocabulary.tokenize("\n", continues=False), vocabulary.end_of_turn_id} <= (
+        vocabulary.blank_ids
+    )
+    assert not vocabulary.blank_ids & set(vocabulary.tokenize("Yes, 안.", continues=False))

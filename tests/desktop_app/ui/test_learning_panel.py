@@ -266,7 +266,8 @@ def test_a_run_whose_end_cannot_be_noted_ends_all_the_same(
     page.train.click()
     run = next(path for path in home.profile.runs.iterdir() if not path.name.startswith("."))
     home.qtbot.waitUntil(lambda: home.learning.progress.step > 1, timeout=20_000)
-    (run / "events.jsonl").unlink(missing_ok=True)
-    (run / "events.jsonl").symlink_to(run / "no folder" / "events.jsonl")
+    # In one step: the trainer writes all the while.
+    (run / "nowhere").symlink_to(run / "no folder" / "events.jsonl")
+    (run / "nowhere").replace(run / "events.jsonl")
     wait_for(home, "idle")
     assert page.failure.isVisible()
