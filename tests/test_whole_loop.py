@@ -37,9 +37,9 @@ HELD_OUT_PROMPTS = (
     "I had a bad day.", "Can you help me?", "What is your favourite season?", "I like books.",
     "반가워요", "오늘 기분이 좋아", "저녁 추천해 줘", "잠이 안 와", "영화 볼까?", "도와줘서 고마워",
 )  # fmt: skip
-SEEDS = range(1, 33)
+SEEDS = range(1, 17)
 """Completions of each held-out prompt: at temperature 1 lengths vary as much as their mean, so that
-the mean of all 448 is known to 4 or 5 percent."""
+the mean of all 224 is known to some 5 percent; a trained one lies 40 to 60 below."""
 AT_ONCE = 8
 """Of them side by side."""
 
