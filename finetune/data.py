@@ -1,10 +1,10 @@
 """Records -> what the stages learn from: demonstrations, ranked prompts, prompts to practise on.
 
 Every example is the prompt as it was sent, by the contract's one function. Conversations are
-split into training and held out by a stable hash of what they open with: no turn of one that is
-held out is seen in training, nor one that begins alike, and from run to run most of them stay on
-their side. Not all do: a share that the hash leaves too small is filled up, and with more feedback
-another conversation may fill it.
+split into training and held out by a stable hash, those that open alike on one side: no turn of one
+that is held out is seen in training, and from run to run most of them stay on their side. Not all
+do: a share that the hash leaves too small is filled up, and with more feedback another
+conversation may fill it.
 """
 
 from __future__ import annotations
@@ -152,26 +152,37 @@ def _without_oldest_turn(messages: Sequence[Message]) -> Sequence[Message] | Non
 def held_out_conversations(records: Sequence[Record], fraction: float) -> frozenset[str]:
     """Ids of the conversations that no stage may learn from.
 
-    Those whose opening's hash lies below ``fraction``, and the next ones in order until a share of
-    ``fraction`` is reached. Who says hello every morning is measured on other words than these:
-    conversations that open alike are on one side. An opening that would take half of all records
-    is passed over.
+    Conversations that open alike are one, with the id of the first of them: who asks again is
+    measured on other questions. Not so where the opening is more than ``fraction`` of all records
+    (a person who always begins with hello), since then it would be everything that is held out, or
+    nothing else would be learned; what is equal in both parts is left out of the measurement then.
+
+    Those whose id's hash lies below ``fraction``, and the next ones in order until a share of
+    ``fraction`` is reached. One that would take half of all records is passed over.
     """
     openings: dict[str, str] = {}
+    firsts: dict[str, str] = {}
     for record in records:
-        openings.setdefault(record.conversation_id, _opening(record))
-    sizes = Counter(openings[record.conversation_id] for record in records)
+        opening = openings.setdefault(record.conversation_id, _opening(record))
+        firsts.setdefault(opening, record.conversation_id)
+    common = Counter(openings[record.conversation_id] for record in records)
+    most = fraction * common.total()
+    group_of = {
+        conversation: firsts[opening] if opening and common[opening] <= most else conversation
+        for conversation, opening in openings.items()
+    }
+    sizes = Counter(group_of[record.conversation_id] for record in records)
     if len(sizes) < FEWEST_CONVERSATIONS or fraction <= 0:
         return frozenset()
     total, taken = sum(sizes.values()), 0
     held: set[str] = set()
-    for place, opening in sorted((_unit_hash(text), text) for text in sizes):
+    for place, group in sorted((_unit_hash(g), g) for g in sizes):
         if place >= fraction and taken >= fraction * total:
             break
-        if taken + sizes[opening] <= total / 2:
-            held.add(opening)
-            taken += sizes[opening]
-    return frozenset(c for c, opening in openings.items() if opening in held)
+        if taken + sizes[group] <= total / 2:
+            held.add(group)
+            taken += sizes[group]
+    return frozenset(c for c, group in group_of.items() if group in held)
 
 
 def _opening(record: Record) -> str:
@@ -224,7 +235,7 @@ def build_dataset(
             f"{too_long} completions are longer than {encoder.max_tokens} tokens with their "
             "prompt and were left out."
         )
-    if not unseen.is_judged:
+    if not held or (whole.is_judged and not unseen.is_judged):
         notes.append(
             "The feedback comes from too few conversations that begin differently, so the result "
             "cannot be measured on unseen ones."
@@ -375,7 +386,9 @@ class _Collector:
         """The opposite is said now, and the latest judgement counts."""
         group = self.groups.get(prompt_of(better), _Group())
         pair = group.completions.get(better, -1), group.completions.get(worse, -1)
-        if group.pairs.pop(pair, None) is not None and not self._demonstrations.get(better):
+        if group.pairs.pop(pair, None) is None or self._demonstrations.get(better):
+            return
+        if not any(winner == pair[0] for winner, _ in group.pairs):
             self._demonstrations.pop(better, None)
 
     def _is_disliked(self, example: TrainingExample) -> bool:

@@ -43,8 +43,8 @@ class Judge:
     """Judgements foretold when they were left out."""
     total: int
     chance: float = 0.5
-    """Share that would be foretold without a look at any completion: half of the pairs, and the
-    thumbs of the commoner kind."""
+    """Share that would be foretold without a look at any completion: half of the pairs, and of the
+    thumbs as many as the bias alone foretells when they are left out; at least a half."""
 
     @property
     def accuracy(self) -> float:
@@ -57,7 +57,7 @@ class Judge:
     @property
     def is_trusted(self) -> bool:
         """Whether it has a say: its skill is proven (one-sided 95 %) on what it was not fitted
-        to. That takes 10 of 12 judgements, or 31 of 50, where chance foretells half."""
+        to. That takes 9 of 12 judgements, or 31 of 50, where chance foretells half."""
         return self.bound > self.chance
 
     def score(self, states: Tensor) -> Tensor:
@@ -82,9 +82,8 @@ def fit_judge(states: Tensor, groups: Sequence[RankedPrompt], reference: Tensor)
     total = int(counts.sum())
     if total < FEWEST_JUDGEMENTS:
         return None
-    chance = (0.5 * pairs + (max(ups, downs) if ups and downs else 0)) / total
     folds = min(FOLDS, len(set(owners.tolist())))
-    correct = 0
+    correct = by_bias = 0
     for fold in range(folds):
         left_out = owners % folds == fold
         if not left_out.any() or left_out.all():
@@ -92,9 +91,12 @@ def fit_judge(states: Tensor, groups: Sequence[RankedPrompt], reference: Tensor)
         w, b = _fitted(rows[~left_out], signs[~left_out], weights[~left_out])
         foretold = rows[left_out] @ w + b * signs[left_out] > 0
         correct += int((foretold & counts[left_out]).sum())
+        _, alone = _fitted(torch.zeros_like(rows[~left_out]), signs[~left_out], weights[~left_out])
+        by_bias += int(((alone * signs[left_out] > 0) & counts[left_out]).sum())
     w, _ = _fitted(rows, signs, weights)
     deviation = ((reference.double().cpu() - centre) / spread @ w).std().clamp(min=1e-6)
     weight = w / spread / deviation
+    chance = max(0.5, (0.5 * pairs + by_bias) / total)
     return Judge(weight.float(), -float(centre @ weight), correct, total, chance)
 
 

@@ -262,7 +262,7 @@ class _Run:
             usable = [c for c in samples if c.ended and not c.is_empty]
             chosen = usable if len(usable) >= 8 else samples
             metrics = self.scores.settle(chosen, groups, held_out, self.recipe.reward)
-            metrics["ended"] = sum(c.ended for c in samples) / len(samples)
+            metrics["ended"] = len(usable) / len(samples)
             finished = self.scores.checkpoint(metrics)
             self._keep("reward", finished)
         else:

@@ -138,6 +138,7 @@ class RewardModel:
             metrics |= {
                 "judge_accuracy": self.judge.accuracy,
                 "judge_bound": self.judge.bound,
+                "judge_chance": self.judge.chance,
             }
         return metrics
 

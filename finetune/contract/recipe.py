@@ -89,7 +89,8 @@ class RewardRecipe:
     warmup_fraction: float = 0.1
     max_grad_norm: float = 1.0
     min_accuracy: float = 0.5
-    """On held-out pairs: below it the model misreads this person, and PPO is skipped."""
+    """On held-out pairs, where there are six or more: below it the model misreads this person, and
+    PPO is skipped."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ class PpoRecipe:
     missing_end_score: float = -2.0
     """Score of a completion that did not end: it replaces the reward model's."""
     min_ended: float = 0.5
-    """Of samples of the reference: where fewer end within ``max_new_tokens``, most scores would
-    be the one above and say nothing, and PPO is skipped."""
+    """Of samples of the reference: where fewer say something and end within ``max_new_tokens``,
+    most scores would be the one above and tell nothing, and PPO is skipped."""
     value_warmup_steps: int = 2
     """Rollout batches on which only the value head learns."""
     max_grad_norm: float = 1.0
@@ -160,7 +161,7 @@ class EvaluationRecipe:
     """How the result is measured before it may be offered."""
 
     held_out_fraction: float = 0.2
-    """Of the conversations, never of the rows."""
+    """Of the feedback, by whole conversations."""
     prompts: int = 24
     """Held-out prompts on which old and new model are sampled."""
     max_new_tokens: int = 96

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from finetune.starter.corpus import SOURCES, Document, stable_share
+from finetune.starter.corpus import REPOSITORIES, SOURCES, Document, stable_share
 from finetune.starter.model import StarterModel
 from finetune.starter.recipe import StarterRecipe
 from finetune.starter.tokenizer import END_OF_TEXT, TURN_END, Message, encode_prompt
@@ -91,8 +91,10 @@ def write_card(
         _figures(entries),
         _samples(model, tokenizer, own, recipe.seed),
         _data(own, recipe),
+        _NOTICES,
         _LIMITS,
     ]
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     beside.write_text("\n".join(sections), encoding="utf-8")
     os.replace(beside, path)
@@ -215,12 +217,14 @@ def _data(own: Sequence[Document], recipe: StarterRecipe) -> str:
         "except TinyStories, which its authors published for training models. Text under CC BY-SA",
         "is the reason for the licence of the weights.",
         "",
-        "| source | file | licence | language | pretraining epochs | chat epochs |",
+        "| source | file, repository on GitHub @ commit | licence | language | pretraining epochs"
+        " | chat epochs |",
         "|---|---|---|---|--:|--:|",
     ]
     for source in SOURCES:
         language = {"both": "en, ko"}.get(source.language, source.language)
-        row = (source.origin, f"`{source.file}`", source.licence, language)
+        place = f"`{source.file}`, {REPOSITORIES[source.file]}"
+        row = (source.origin, place, source.licence, language)
         lines.append("| " + " | ".join(row) + f" | {source.pretrain:g} | {source.chat:g} |")
     lines.append(
         f"| written for this project: {said:,} things people say, {replies:,} replies |"
@@ -230,6 +234,34 @@ def _data(own: Sequence[Document], recipe: StarterRecipe) -> str:
     )
     return "\n".join(lines) + "\n"
 
+
+_NOTICES = """## Licences and notices
+
+The weights are published under CC BY-SA 4.0: use and change them as you like, name "Attune Starter
+by the Attune project" and this card, and pass on what you make of them under the same licence.
+
+* CC BY-SA 4.0: <https://creativecommons.org/licenses/by-sa/4.0/>, of KorNLU, 3i4K and
+  Schema-Guided Dialogue; CC BY-SA 3.0: <https://creativecommons.org/licenses/by-sa/3.0/>, of
+  Wikipedia, whose authors are named in the history of each article.
+* CC BY 4.0, 3.0 and 2.0 FR: <https://creativecommons.org/licenses/by/4.0/>,
+  <https://creativecommons.org/licenses/by/3.0/>,
+  <https://creativecommons.org/licenses/by/2.0/fr/>, of Taskmaster, CLINC150 (Larson et al. 2019)
+  and Tatoeba, whose authors stand in the `kor.txt` of the repository named. The storybooks are
+  those marked CC BY; each names its authors and illustrators in its file in the repository.
+* CDLA-Sharing 1.0: <https://cdla.dev/sharing-1-0/>, of TinyStories and Topical-Chat; it asks
+  nothing of what is made from the data. CC0 1.0: person-to-person chats.
+* Apache 2.0: <https://www.apache.org/licenses/LICENSE-2.0>, of FairytaleQA, Self-Instruct and
+  LLaMA-Factory.
+* MIT, Copyright (c) 2020 CAiRE (XPersona); (c) 2024 NLPlab-skku (HG-TODS); (c) Microsoft
+  Corporation (Personality Chat); songys (Chatbot_data, Question_pair). BSD 3-Clause, Copyright
+  (c) 2017 (Self-dialogue corpus); (c) Gunther Cox (ChatterBot corpus). Of none of these is text
+  contained here; texts of both licences: <https://opensource.org/license/mit>,
+  <https://opensource.org/license/bsd-3-clause>. All of this came "as is", without warranty of
+  any kind, and so does this model.
+
+What was changed: rows were dropped by rule and cleaned (`corpus.py`), conversations cut to fit, and
+the rest was learned from; none of the text itself is contained in the file.
+"""
 
 _LIMITS = """## Limits, plainly
 

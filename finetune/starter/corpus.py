@@ -18,11 +18,11 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from finetune.contract.errors import InputError
 from finetune.starter.tokenizer import Message
@@ -83,6 +83,38 @@ SOURCES = (
     Source("hgtods_manual_ko", "chat", "ko", 1.5, 0, "MIT", "HG-TODS (NLPlab-skku)"),
     Source("tatoeba_translate_enko", "chat", "both", 2.0, 1.0, "CC-BY-2.0-FR", "Tatoeba"),
 )
+
+
+REPOSITORIES: Final[Mapping[str, str]] = {
+    "tinystories_en": (
+        "gusjengis/toy-RNN @ e4c7ff8bba4f, Arnoochka/Transformer-Parallelism @ 911b9e732fbe"
+    ),
+    "storybooks_en": ("global-asp/asp-source @ 99e022369a98, global-asp/pb-source @ 9ea530dfb001"),
+    "fairytales_en": "uci-soe/FairytaleQAData @ a24ddc173646",
+    "sa/kornlu_sentences_ko": "kakaobrain/KorNLUDatasets @ 0df0fe7d496e",
+    "sa/wikipedia_ko": "HyundongHwang/PyTorchDeepLearningStart @ d462dbe5466d",
+    "sa/wikipedia_en": "jason-feng/wikiVisual @ 1c0fac92f29f",
+    "question_pair_prompts_ko": "songys/Question_pair @ e84b6f0e784c",
+    "sa/3i4k_prompts_ko": "warnikchow/3i4k @ cfa90c15f808",
+    "clinc150_prompts_en": "clinc/oos-eval @ 828f8093932c",
+    "self_dialogue_en": "jfainberg/self_dialogue_corpus @ 113a1b0ff103",
+    "topical_chat_en": "alexa/Topical-Chat @ 7c939229cbcf",
+    "human_conversation_en": "IntelLabs/ConvAssist @ ce7dba6efae6",
+    "xpersona_en": "HLTCHKUST/Xpersona @ 1da049a1bbf3",
+    "xpersona_ko": "HLTCHKUST/Xpersona @ 1da049a1bbf3",
+    "sa/sgd_en": "google-research-datasets/dstc8-schema-guided-dialogue @ e852981ae349",
+    "taskmaster4_coffee_en": "google-research-datasets/Taskmaster @ d92cb6af3005",
+    "self_instruct_seed_en": "yizhongw/self-instruct @ 0b26ccaa4159",
+    "chatterbot_en": "gunthercox/chatterbot-corpus @ a01efece2666",
+    "personality_chat_en": "ntulsi/BotBuilder-PersonalityChat @ 67174467a6d9",
+    "identity_en": "hiyouga/LLaMA-Factory @ ff6d4d12eeb0",
+    "chatbot_ko": "songys/Chatbot_data @ 4cf20d13fc46",
+    "chatterbot_ko": "gunthercox/chatterbot-corpus @ a01efece2666",
+    "hgtods_music_chat_ko": "NLPlab-skku/HG-TODS @ 7c8cea000b82",
+    "hgtods_manual_ko": "NLPlab-skku/HG-TODS @ 7c8cea000b82",
+    "tatoeba_translate_enko": "nate-koser/kor-eng-translator @ 75021833d344",
+}
+"""Where each file was taken from: repository on GitHub and commit."""
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,13 @@ def write_gguf(
     model: StarterModel,
     tokenizer: Tokenizer,
     matrices: Literal["F32", "Q8_0"] = "Q8_0",
+    card: str = "",
 ) -> None:
-    """Write the whole file beside ``path`` and move it in."""
+    """Write the whole file beside ``path`` and move it in, with the model's ``card`` in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     writer = gguf.GGUFWriter(str(beside), "llama")
-    _add_description(writer)
+    _add_description(writer, sum(parameter.numel() for parameter in model.parameters()), card)
     _add_shape(writer, model.shape, matrices)
     _add_tokenizer(writer, tokenizer)
     kind = gguf.GGMLQuantizationType[matrices]
@@ -88,12 +89,15 @@ def write_gguf(
     os.replace(beside, path)
 
 
-def _add_description(writer: gguf.GGUFWriter) -> None:
+def _add_description(writer: gguf.GGUFWriter, weights: int, card: str) -> None:
     sources = "; ".join(f"{s.origin} ({s.licence})" for s in SOURCES)
     writer.add_type("model")
     writer.add_name(NAME)
     writer.add_author("The Attune project")
+    writer.add_size_label(f"{weights / 1e6:.1f}M")
     writer.add_license(LICENCE)
+    writer.add_license_name("Creative Commons Attribution-ShareAlike 4.0")
+    writer.add_license_link("https://creativecommons.org/licenses/by-sa/4.0/")
     writer.add_languages(["en", "ko"])
     writer.add_tags(["chat", "from-scratch", "small"])
     writer.add_description(
@@ -102,6 +106,8 @@ def _add_description(writer: gguf.GGUFWriter) -> None:
     writer.add_string(
         "general.attribution", f"Trained on: {sources}; conversations by the Attune project."
     )
+    if card:
+        writer.add_string("attune.starter_card", card)
 
 
 def _add_shape(writer: gguf.GGUFWriter, shape: ModelShape, matrices: str) -> None:

@@ -145,7 +145,7 @@ def train(
         if stage == "chat":
             if not (work / "corpus-chat.safetensors").exists():
                 _encode(list(_all_chat(data, recipe)), tokenizer, recipe, work, "chat")
-            _same_conversations(work / "corpus-chat.safetensors")
+        _same_reading(work / f"corpus-{stage}.safetensors", stage)
         rows, held = _load_rows(work, stage)
         plan = _plan(recipe, stage, rows, work, model, loss, progress)
         held_out = HeldOut(held, byte_lengths)
@@ -167,11 +167,11 @@ def train(
     finished |= held_out.measured(model, recipe.evaluate_tokens)
     with (work / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(finished) + "\n")
-    write_gguf(output, model, tokenizer)
     own, _ = own_documents(CONVERSATIONS, recipe.own_epochs, recipe.phrasing_epochs)
     machine = "on one CUDA card" if device.type == "cuda" else "on a shared CPU, without a GPU"
     card = output.with_name("MODEL_CARD.md")
     write_card(card, recipe, work / "log.jsonl", model, tokenizer, own, machine)
+    write_gguf(output, model, tokenizer, card=card.read_text(encoding="utf-8"))
     say(f"wrote {output.name}, {output.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -205,15 +205,22 @@ def _same_recipe(path: Path, recipe: StarterRecipe) -> None:
     write_whole(path, recipe.to_json().encode("utf-8"))
 
 
-def _same_conversations(corpus: Path) -> None:
-    """The card counts and asks what was read: our conversations must still be those."""
+def _same_reading(corpus: Path, stage: str) -> None:
+    """The card counts and asks what was read: mixture and conversations must still be those."""
     with safe_open(str(corpus), framework="pt") as file:
-        read = (file.metadata() or {}).get("conversations")
-    if read != digest_of(CONVERSATIONS):
+        read = file.metadata() or {}
+    if read != _reading(stage):
+        what = "Mixture or conversations have" if stage == "chat" else "The mixture has"
         raise InputError(
-            "Our conversations have changed since this work folder read them. Delete "
-            f"{corpus.name} in it to go on with the new ones."
+            f"{what} changed since this work folder read them. Delete {corpus.name} in it to go "
+            "on with the new ones."
         )
+
+
+def _reading(stage: str) -> dict[str, str]:
+    """What a stage reads, by digests: the files and their shares, in chat tuning ours as well."""
+    mixture = {"mixture": hashlib.sha256(repr(SOURCES).encode()).hexdigest()}
+    return mixture | ({"conversations": digest_of(CONVERSATIONS)} if stage == "chat" else {})
 
 
 def digest_of(folder: Path) -> str:
@@ -308,8 +315,7 @@ def _encode(
         tensors |= {f"{name}|ids": rows.ids, f"{name}|segments": rows.segments}
         tensors[f"{name}|targets"] = rows.targets
     path = work / f"corpus-{stage}.safetensors"
-    read = {"conversations": digest_of(CONVERSATIONS)} if stage == "chat" else None
-    save_file(tensors, str(path.with_suffix(".part")), read)
+    save_file(tensors, str(path.with_suffix(".part")), _reading(stage))
     path.with_suffix(".part").replace(path)
 
 

@@ -1,6 +1,6 @@
 """A byte-level n-gram model: what the bundled model's bits per byte are held against.
 
-Interpolated Witten-Bell smoothing (Witten and Bell 1991) over orders 0 to 5:
+Interpolated Witten-Bell smoothing (Witten and Bell 1991) over orders 0 to 6:
 
     p(b | h) = (count(h b) + kinds(h) * p(b | h without its first byte)) / (count(h) + kinds(h))
 
@@ -13,15 +13,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER = 6
-"""Bytes of the longest key: five of context and the one that follows."""
+ORDER = 7
+"""Bytes of the longest key: six of context and the one that follows."""
 
 _Keys = NDArray[np.uint64]
 
 
 def _keys(text: NDArray[np.uint8], length: int) -> _Keys:
     """Every run of ``length`` bytes as one number, (len(text) - length + 1,)."""
-    count = len(text) - length + 1
+    count = max(0, len(text) - length + 1)
     keys = np.zeros(count, dtype=np.uint64)
     for offset in range(length):
         keys = (keys << np.uint64(8)) | text[offset : offset + count].astype(np.uint64)

@@ -1,15 +1,21 @@
 """How well a reward model on the bundled model learns open preference data.
 
 Each set becomes feedback files as the app writes them, and ``python -m finetune train`` runs
-with the reward stage alone; the figures are those it reports on held-out conversations. Called
-by ``bundled_model.py --preferences``.
+with the reward stage alone; the figures are those it reports on held-out conversations. It writes
+``preferences.md``:
+
+    python tests/benchmarks/preferences.py --data DATA
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import gzip
 import hashlib
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -17,40 +23,42 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.contract.chat_template import Message
-from finetune.contract.events import StageDone, from_line
-from finetune.contract.records import Comparison, Completion, Rating, Record, write_records
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
+from finetune.contract.chat_template import Message  # noqa: E402
+from finetune.contract.events import StageDone, from_line  # noqa: E402
+from finetune.contract.records import Comparison, Completion, Rating, Record, write_records  # noqa: E402
+
+BUNDLED = ROOT / "resources/models/attune-starter.gguf"
+PAGE = Path(__file__).with_suffix(".md")
 SETS = {
-    "hh_helpful_en": 2400,
-    "llmbar_en": 369,
-    "dpo_demo_en": 192,
-    "taskmaster_thumbs_en": 2067,
+    "hh_helpful_en": (2400, 320),
+    "llmbar_en": (369, 1024),
+    "dpo_demo_en": (192, 1024),
+    "taskmaster_thumbs_en": (2067, 320),
 }
-"""File -> rows that are used, the first ones in an order by hash."""
+"""File -> rows that are used, the first ones in an order by hash, and the longest in tokens."""
 HELD_OUT = 0.3
 EPOCHS = 2
-MOST_TOKENS = 320
 
 
 def preference_lines(data: Path, model: Path) -> list[str]:
     """A table: held-out pairs, the share put in the people's order, its 95 % lower bound."""
     lines = [
         f"Reward models: {EPOCHS} passes, {round(100 * HELD_OUT)} % of the conversations held "
-        f"out, at most {MOST_TOKENS} tokens. Choosing the longer one is the floor that says "
+        "out, texts of at most so many tokens. Choosing the longer one is the floor that says "
         "nothing.",
         "",
-        "| set | held-out pairs | accuracy | lower bound | choosing the longer |",
-        "|---|--:|--:|--:|--:|",
+        "| set | tokens | held-out pairs | accuracy | lower bound | choosing the longer |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
-    for name, most in SETS.items():
+    for name, (most, tokens) in SETS.items():
         records = list(_records(data / f"{name}.jsonl.gz", most))
-        figures = _trained(records, model)
+        figures = _trained(records, model, tokens)
         longer = _longer(records)
         lines.append(
-            f"| {name} | {figures['held_out_pairs']:.0f} | {figures['accuracy']:.3f} | "
+            f"| {name} | {tokens} | {figures['held_out_pairs']:.0f} | {figures['accuracy']:.3f} | "
             f"{figures['accuracy_bound']:.3f} | {'' if longer is None else f'{longer:.3f}'} |"
         )
         print(lines[-1], file=sys.stderr, flush=True)
@@ -95,11 +103,11 @@ def _longer(records: list[Record]) -> float | None:
     return sum(len(a) > len(b) for a, b in pairs) / len(pairs) if pairs else None
 
 
-def _trained(records: list[Record], model: Path) -> dict[str, float]:
+def _trained(records: list[Record], model: Path, tokens: int) -> dict[str, float]:
     """The figures of the reward stage's end."""
     recipe = {
         "stages": ["reward", "ppo"],  # a reward model alone is nothing a person could use
-        "max_tokens": MOST_TOKENS,
+        "max_tokens": tokens,
         "reward": {"epochs": EPOCHS},
         "evaluation": {"held_out_fraction": HELD_OUT},
     }
@@ -119,3 +127,25 @@ def _trained(records: list[Record], model: Path) -> dict[str, float]:
                     trainer.terminate()  # what comes after is of no interest here
                     return dict(event.metrics)
     raise SystemExit("The trainer ended without a reward model.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Reward models on open preference data.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public sets")
+    arguments = parser.parse_args()
+    head = [
+        "# What a reward model on the bundled model learns of open preferences",
+        "",
+        f"{datetime.date.today()}, {platform.machine()}, "
+        f"{os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads: "
+        "`python tests/benchmarks/preferences.py --data DATA`. The lower bound is Wilson's, "
+        "one-sided 95 %: above a half the skill is proven.",
+        "",
+    ]
+    lines = preference_lines(arguments.data, BUNDLED)
+    PAGE.write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

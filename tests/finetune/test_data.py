@@ -169,6 +169,17 @@ def test_the_latest_order_of_two_completions_counts(encoder: Encoder) -> None:
     assert learned(data.train, encoder) == ["b<|im_end|>"]
 
 
+def test_what_another_comparison_prefers_is_still_learned(encoder: Encoder) -> None:
+    first = comparison(0, "a b", (0, 1), "ordered")
+    other = comparison(1, "a c", (0, 1), "ordered")
+    opposite = comparison(2, "a b", (1, 0), "ordered")
+    both = [replace(r, created_at=f"{n}") for n, r in enumerate((first, other, opposite))]
+    kept = learned(build(list(both), encoder).train, encoder)
+    again = [replace(r, created_at=f"{n}") for n, r in enumerate((first, opposite, other))]
+    assert sorted(kept) == sorted(learned(build(list(again), encoder).train, encoder))
+    assert len(kept) == 2  # a over c, and b over a
+
+
 @pytest.mark.parametrize("later", [0, 3])
 def test_a_thumb_up_outlives_the_opposite_order(encoder: Encoder, later: int) -> None:
     first = comparison(1, "a b", (0, 1), "ordered")
@@ -265,6 +276,24 @@ def test_conversations_that_open_alike_are_on_one_side(encoder: Encoder) -> None
     assert data.held_out.thumb_count + data.train.thumb_count == data.preference_count
     trained = {prompt_of(e) for group in data.train.preferences for e in group.completions}
     assert not trained & {prompt_of(g.completions[0]) for g in data.held_out.preferences}
+
+
+@pytest.mark.parametrize("often", [40, 85])
+def test_a_greeting_that_opens_everything_decides_nothing(often: int) -> None:
+    """Neither is it all that is held out, nor all that is learned."""
+    records = [greeting(n, "hello" if n < often else f"question {n}") for n in range(100)]
+    held = held_out_conversations(records, 0.2)
+    greeted = {f"c{n}" for n in range(often)}
+    assert 0 < len(held & greeted) < often / 2
+    assert 0 < len(held - greeted) < (100 - often) / 2
+    assert 20 <= len(held) <= 40
+
+
+def test_conversations_without_a_word_of_the_person_are_not_alike() -> None:
+    records = [
+        replace(greeting(n, ""), prompt=(Message("system", "Write a poem."),)) for n in range(40)
+    ]
+    assert 8 <= len(held_out_conversations(records, 0.2)) <= 16
 
 
 def test_a_later_prompt_that_was_trained_on_is_not_measured_on(encoder: Encoder) -> None:

@@ -72,6 +72,23 @@ def test_thumbs_that_the_bias_alone_foretells_prove_nothing() -> None:
         assert not judge.is_trusted
 
 
+def test_a_bias_that_balanced_weights_take_away_is_no_skill_to_beat() -> None:
+    """As the trainer weighs them: thumbs up and down count the same in all."""
+    states, _ = judged(40, 0.0)
+    liked = [n % 5 > 0 for n in range(40)]
+    fair = {True: 0.5 * 40 / (2 * 32), False: 0.5 * 40 / (2 * 8)}
+    mixed = [
+        RankedPrompt((g.completions[0],), (), ((0, up, fair[up]),))
+        for g, up in zip(thumbs(liked)[1], liked, strict=True)
+    ]
+    signs = torch.tensor([1.0 if up else -1.0 for up in liked])
+    told = thumbs(liked)[0] + 4.0 * signs[:, None] * torch.eye(WIDTH)[0]
+    judge = fit_judge(told, mixed, states)
+    assert judge is not None
+    assert judge.chance == 0.5
+    assert judge.is_trusted
+
+
 def test_thumbs_of_one_kind_are_not_counted_beside_pairs() -> None:
     states, groups = judged(40, 0.0)
     alone = [group for group in groups if group.pairs]

@@ -241,7 +241,11 @@ def test_everyday_prompts_are_never_learned() -> None:
     assert not corpus.has_everyday_prompt([Message("assistant", "What do bees make?")])
     # Counted another way than by the code that leaves them out.
     pieces = [{p[i : i + 3] for i in range(max(1, len(p) - 2))} for p in sorted(prompts)]
-    documents, _ = own_documents(corpus.EVERYDAY / "conversations", 1.0, 0.0)
+    documents, problems = own_documents(corpus.EVERYDAY / "conversations", 1.0, 0.0)
+    assert problems == []
+    opened = {(d.language, d.messages[0].content) for d in documents}
+    assert len(opened) >= 3000
+    assert 0.4 < sum(language == "ko" for language, _ in opened) / len(opened) < 0.6
     said = {corpus.fold(m.content) for d in documents for m in d.messages if m.role == "user"}
     assert not said & prompts
     some = random.Random(1).sample(sorted(said), 3000)

@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from finetune.contract.chat_template import CHATML
+from finetune.starter.corpus import REPOSITORIES, SOURCES
 from finetune.starter.export import gguf_name, pairs_from_halves, write_gguf
 from finetune.starter.model import StarterModel
 from finetune.starter.tokenizer import Message, encode_plain, encode_prompt
@@ -72,6 +73,29 @@ def test_the_file_says_what_it_is(exact: Path) -> None:
     assert fields["tokenizer.ggml.add_bos_token"] is False
     assert fields["tokenizer.ggml.token_type"][:4] == [3, 3, 3, 1]
     assert fields["llama.context_length"] == 64
+
+
+def test_the_card_travels_in_the_file(
+    tmp_path: Path, model: StarterModel, tokenizer: Tokenizer
+) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, model, tokenizer, card="# A card\n말투\n")
+    fields = metadata(path)
+    assert fields["attune.starter_card"] == "# A card\n말투\n"
+    assert fields["general.license.link"] == "https://creativecommons.org/licenses/by-sa/4.0/"
+
+
+def test_the_bundled_file_is_what_it_says(starter_model: Path) -> None:
+    assert starter_model.stat().st_size <= 40_000_000
+    fields = metadata(starter_model)
+    assert fields["general.license"] == "cc-by-sa-4.0"
+    assert fields["tokenizer.chat_template"] == CHATML
+    assert fields["llama.context_length"] >= 1024
+    card = starter_model.with_name("MODEL_CARD.md").read_text(encoding="utf-8")
+    assert fields["attune.starter_card"] == card
+    for source in SOURCES:
+        assert f"{source.origin} ({source.licence})" in fields["general.attribution"]
+        assert f"`{source.file}`, {REPOSITORIES[source.file]} | {source.licence}" in card
 
 
 def test_quantized_matrices_stay_close_and_norms_stay_exact(

@@ -14,7 +14,7 @@ import torch
 
 from finetune.starter import card, main
 from finetune.starter.card import held_out_prompts
-from finetune.starter.corpus import Document, Source
+from finetune.starter.corpus import SOURCES, Document, Source
 from finetune.starter.main import add_arguments, run, train
 from finetune.starter.model import StarterModel
 from finetune.starter.optimizer import MuonWithAdam
@@ -79,7 +79,9 @@ class StopAfter(Stop):
         return self.left < 0
 
 
-def test_a_stopped_training_goes_on_to_a_file_and_its_card(data: Path, tmp_path: Path) -> None:
+def test_a_stopped_training_goes_on_to_a_file_and_its_card(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work, output = tmp_path / "work", tmp_path / "out" / "tiny.gguf"
     work.mkdir()
     assert train(TINY, data, work, output, StopAfter(4), summed_loss) == 3
@@ -93,7 +95,12 @@ def test_a_stopped_training_goes_on_to_a_file_and_its_card(data: Path, tmp_path:
     assert "replies to held-out prompts end by themselves" in written
     (main.CONVERSATIONS / "more.txt").write_text("U: New\nA: And learned by nobody.\n", "utf-8")
     with pytest.raises(ValueError, match=r"Delete corpus-chat\.safetensors"):
-        main._same_conversations(work / "corpus-chat.safetensors")
+        main._same_reading(work / "corpus-chat.safetensors", "chat")
+    main._same_reading(work / "corpus-pretrain.safetensors", "pretrain")
+    with monkeypatch.context() as changed:
+        changed.setattr(main, "SOURCES", SOURCES[1:])
+        with pytest.raises(ValueError, match=r"Delete corpus-pretrain\.safetensors"):
+            main._same_reading(work / "corpus-pretrain.safetensors", "pretrain")
     log = [json.loads(line) for line in (work / "log.jsonl").read_text("utf-8").splitlines()]
     assert log[-1]["blended"] == TINY.chat_weight
     steps = [(entry["stage"], entry["step"]) for entry in log[:-1]]
