@@ -161,6 +161,7 @@ def _figures(entries: list[dict[str, Any]]) -> str:
     for key, words in _SETS.items():
         final = f"{cell('chat', key)} | {cell('chat', key + '/bits_per_byte')}"
         lines.append(f"| {words} | {cell('pretrain', key)} | {final} |")
+    lines += ["", "![Losses over the tokens that were read](curves.svg)"]
     return "\n".join(lines) + "\n"
 
 

@@ -39,6 +39,7 @@ from finetune.starter.corpus import (
     own_documents,
     pretraining_documents,
 )
+from finetune.starter.curves import write_curves
 from finetune.starter.export import write_gguf
 from finetune.starter.model import StarterModel
 from finetune.starter.optimizer import MuonWithAdam
@@ -171,6 +172,7 @@ def train(
     machine = "on one CUDA card" if device.type == "cuda" else "on a shared CPU, without a GPU"
     card = output.with_name("MODEL_CARD.md")
     write_card(card, recipe, work / "log.jsonl", model, tokenizer, own, machine)
+    write_curves(work / "log.jsonl", output.with_name("curves.svg"))
     write_gguf(output, model, tokenizer, card=card.read_text(encoding="utf-8"))
     say(f"wrote {output.name}, {output.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import gguf
 import pytest
@@ -93,6 +94,13 @@ def test_a_stopped_training_goes_on_to_a_file_and_its_card(
     assert "CC BY-SA 4.0" in written
     assert "written for this project: 300 things people say, 300 replies" in written
     assert "replies to held-out prompts end by themselves" in written
+    assert "(curves.svg)" in written
+    picture = ElementTree.parse(output.parent / "curves.svg").getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    said = [text.text for text in picture.iter(f"{svg}text")]
+    assert {"training loss, nats a token", "our replies ko", "pretraining en"} <= {*said}
+    corners = [line.get("points", "").split() for line in picture.iter(f"{svg}polyline")]
+    assert len(corners[0]) > 4  # the loss itself
     (main.CONVERSATIONS / "more.txt").write_text("U: New\nA: And learned by nobody.\n", "utf-8")
     with pytest.raises(ValueError, match=r"Delete corpus-chat\.safetensors"):
         main._same_reading(work / "corpus-chat.safetensors", "chat")
