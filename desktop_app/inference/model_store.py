@@ -259,9 +259,9 @@ class ModelStore:
             manifests.verify_files(self._versions / version_id, manifest)
         pointer, _ = self._read_pointer()
         active = self.active().version_id
-        self._is_chosen = False
         previous = active if active != version_id else (pointer.previous if pointer else None)
         self._write(self._pointer, {"version_id": version_id, "previous": previous})
+        self._is_chosen = False
 
     def roll_back(self) -> ModelRef:
         """Go back to the version before the active one.

@@ -7,8 +7,9 @@ to the turn, the completion exactly as generated and the files that really made 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from PySide6.QtCore import QObject, Signal
@@ -62,7 +63,7 @@ class Collected:
 class UndoOffer:
     """The last piece of feedback, which ``undo`` takes back."""
 
-    kind: Literal["liked", "disliked", "correction", "comparison", "cleared"]
+    kind: Literal["liked", "disliked", "correction", "comparison", "cleared", "correction_cleared"]
     message_id: str
 
 
@@ -117,13 +118,19 @@ class FeedbackService(QObject):
         self._finish(UndoOffer("liked" if liked else "disliked", message_id), [record.id], removed)
 
     def correct(self, message_id: str, text: str) -> None:
-        """Keep what the person would have wanted to read instead."""
+        """Keep what the person would have wanted to read instead; the message's own text takes
+        the correction back."""
         text = text.strip()
         message = self._chats.message(message_id)
-        if not text or text == message.content.strip():
-            return
         standing = self._feedback.of_message(message_id).correction
         removed = [] if standing is None else [standing.id]
+        if text == message.content.strip():
+            if removed:
+                self._feedback.withdraw(removed)
+                self._finish(UndoOffer("correction_cleared", message_id), [], removed)
+            return
+        if not text:
+            return
         record = Demonstration(
             uuid.uuid4().hex,
             message.conversation_id,
@@ -215,44 +222,97 @@ class FeedbackService(QObject):
 
 
 def count(records: Sequence[Record], recipe: Recipe) -> Collected:
-    """Count feedback the way the trainer will: what says the same twice counts once."""
+    """Count feedback the way the trainer will, but for what it holds out and what is too long."""
+    said: dict[tuple[Message, ...], _Judged] = {}
+    for record in sorted(records, key=lambda record: (record.created_at, record.id)):
+        said.setdefault(record.prompt, _Judged()).add(record)
     ratings = [r for r in records if isinstance(r, Rating)]
-    comparisons = [r for r in records if isinstance(r, Comparison)]
-    corrections = [r for r in records if isinstance(r, Demonstration)]
     liked = sum(r.liked for r in ratings)
-    thumbs = _thumbs(records)
-    good = {(r.prompt, r.completion.text) for r in ratings if r.liked}
-    good |= {(c.prompt, c.completion.text) for c in corrections}
-    better = {(c.prompt, c.completion.text, c.corrects.text) for c in corrections if c.corrects}
-    for c in comparisons:
-        texts = [completion.text for completion in c.completions]
-        if c.verdict != "all_bad":
-            good.add((c.prompt, texts[c.ranks.index(min(c.ranks))]))
-        better |= {(c.prompt, texts[i], texts[j]) for i, j in c.pairs() if texts[i] != texts[j]}
+    thumbs = Counter(liked for judged in said.values() for liked in judged.liked.values())
+    pairs = sum(judged.pair_count for judged in said.values())
     return Collected(
         liked=liked,
         disliked=len(ratings) - liked,
-        comparisons=len(comparisons),
-        corrections=len(corrections),
-        demonstrations=len(good),
-        preferences=thumbs + len(better),
+        comparisons=sum(isinstance(r, Comparison) for r in records),
+        corrections=sum(isinstance(r, Demonstration) for r in records),
+        demonstrations=sum(len(judged.learned) for judged in said.values()),
+        # Thumbs of one kind alone say nothing of taste.
+        preferences=pairs + (thumbs.total() if len(thumbs) == 2 else 0),
         demonstrations_wanted=recipe.min_demonstrations,
         preferences_wanted=recipe.min_preferences,
-        is_one_sided=bool(ratings) and not thumbs,
+        is_one_sided=len(thumbs) == 1,
     )
 
 
-def _thumbs(records: Sequence[Record]) -> int:
-    """Completions that are liked or not, by the latest judgement; thumbs of one kind alone say
-    nothing of taste."""
-    liked: dict[tuple[tuple[Message, ...], str], bool] = {}
-    for record in sorted(records, key=lambda record: (record.created_at, record.id)):
-        if isinstance(record, Rating):
-            liked[record.prompt, record.completion.text] = record.liked
-        elif isinstance(record, Comparison) and record.verdict != "ordered":
-            for completion in record.completions:
-                liked[record.prompt, completion.text] = record.verdict == "all_good"
-    return len(liked) if len(set(liked.values())) == 2 else 0
+@dataclass
+class _Judged:
+    """What was said about one prompt's completions, by their texts, while it is being collected.
+
+    A text that was judged twice counts once, as it was judged last: what ``finetune.data`` does
+    with token ids, which are not known here.
+    """
+
+    learned: dict[str, bool] = field(default_factory=dict)
+    """Whether a thumb or the person's own words speak for it, or comparisons alone."""
+    better: set[tuple[str, str]] = field(default_factory=set)
+    """(better, worse)."""
+    liked: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def pair_count(self) -> int:
+        """Chosen pairs, and those of one that is liked with one that is not."""
+        good = [text for text, liked in self.liked.items() if liked]
+        bad = [text for text, liked in self.liked.items() if not liked]
+        across = {(g, b) for g in good for b in bad if (b, g) not in self.better}
+        return len(self.better | across)
+
+    def add(self, record: Record) -> None:
+        """Take one more record in, the oldest first."""
+        match record:
+            case Rating():
+                self._rate(record.completion.text, record.liked)
+            case Comparison(verdict="ordered"):
+                self._order(record)
+            case Comparison():
+                for completion in record.completions:
+                    self._rate(completion.text, record.verdict == "all_good")
+            case Demonstration():
+                self._learn(record.completion.text)
+                if record.corrects is not None:
+                    self._prefer([(record.completion.text, record.corrects.text)])
+
+    def _rate(self, text: str, liked: bool) -> None:
+        self.liked[text] = liked
+        if liked:
+            self._learn(text)
+        else:
+            self.learned.pop(text, None)
+
+    def _order(self, record: Comparison) -> None:
+        texts = [completion.text for completion in record.completions]
+        self._prefer([(texts[i], texts[j]) for i, j in record.pairs()])
+        for text, rank in zip(texts, record.ranks, strict=True):
+            if rank == min(record.ranks) and self.liked.get(text) is not False:
+                self._learn(text, only_compared=True)
+
+    def _prefer(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Take back what said the opposite before any of them is set: a text that stands twice in
+        one ranking contradicts itself."""
+        for better, worse in pairs:
+            self._take_back(worse, better)
+        self.better.update((better, worse) for better, worse in pairs if better != worse)
+
+    def _take_back(self, better: str, worse: str) -> None:
+        if (better, worse) not in self.better:
+            return
+        self.better.remove((better, worse))
+        is_preferred_still = any(winner == better for winner, _ in self.better)
+        if not self.learned.get(better) and not is_preferred_still:
+            self.learned.pop(better, None)
+
+    def _learn(self, text: str, *, only_compared: bool = False) -> None:
+        if text:  # more than an end of turn
+            self.learned[text] = self.learned.get(text, False) or not only_compared
 
 
 def _with_system(history: list[Message], system_prompt: str) -> tuple[Message, ...]:

@@ -7,14 +7,13 @@ active version.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -26,11 +25,12 @@ from desktop_app.inference.engine import ModelRef, StreamSpec
 from desktop_app.inference.model_store import ModelStore
 from desktop_app.services.chat_service import ChatService
 from desktop_app.services.feedback_service import FeedbackService
+from desktop_app.services.run_folder import write_run
 from desktop_app.services.run_marks import DISCARDED, INSTALLED, mark, result_of
+from desktop_app.services.saving import saving
 from desktop_app.services.trainer_process import TrainerProcess
 from desktop_app.storage.feedback_store import FeedbackStore
 from finetune.contract import events
-from finetune.contract import recipe as recipes
 from finetune.contract.chat_template import Message
 from finetune.contract.errors import InputError
 from finetune.contract.events import Event, FailureCode, RunDone, RunFailed, Stage
@@ -150,7 +150,8 @@ class LearningService(QObject):
         """Freeze the feedback and train on it.
 
         Raises:
-            UserError: a run is going on, there is too little feedback, or no space.
+            UserError: a run is going on, there is too little feedback, no space, or the disk
+                does not take it.
         """
         if self._state != "idle":
             raise UserError(self.tr("A training is going on already."))
@@ -169,21 +170,13 @@ class LearningService(QObject):
                 self.tr("There is not enough space on the disk for a training."),
                 self.tr("Free about {0} MB.").format(wanted >> 20),
             )
-        name = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-        run_dir = self._runs / name
-        beside = self._runs / f".{name}.partial"
-        self._feedback.write_snapshot(beside / "feedback")
-        (beside / "recipe.json").write_text(recipes.to_json(recipe), encoding="utf-8")
-        number = len(self._models.versions())
         run = {
             "base": base.path,
             "base_sha256": base.sha256,
             "parent": self._models.active().version_id,
-            "name": self.tr("Personal model {0}").format(number),
+            "name": self._next_name(),
         }
-        (beside / "run.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
-        beside.rename(run_dir)
-        self._launch(run_dir, resume=False)
+        self._launch(write_run(self._runs, self._feedback, recipe, run), resume=False)
 
     def resumable(self) -> Path | None:
         """The newest run, where it has not ended well and can go on.
@@ -218,7 +211,8 @@ class LearningService(QObject):
         """Do not offer to resume the newest run again."""
         run_dir = self.resumable()
         if run_dir is not None:
-            (run_dir / DISCARDED).touch()
+            with saving():
+                (run_dir / DISCARDED).touch()
             self.state_changed.emit(self._state)
 
     def stop(self) -> None:
@@ -244,29 +238,25 @@ class LearningService(QObject):
 
     def activate(self, version_id: str) -> None:
         """Chat with this version from now on."""
-        self._models.activate(version_id)
-        self._end_offer()
-        self._chat.stop()
-        self._chat.engine.load(self._models.active())
-        self.versions_changed.emit()
+        with saving():
+            self._models.activate(version_id)
+        self._use_active()
 
     def roll_back(self) -> None:
         """Chat with the version before this one again."""
-        self._models.roll_back()
-        self._end_offer()
-        self._chat.stop()
-        self._chat.engine.load(self._models.active())
-        self.versions_changed.emit()
+        with saving():
+            self._models.roll_back()
+        self._use_active()
 
     def can_roll_back(self) -> bool:
         return self._models.previous() is not None
 
     def remove_version(self, version_id: str) -> None:
-        self._models.remove(version_id)
+        with saving():
+            self._models.remove(version_id)
         if self._trial is not None and version_id in self._trial.version_ids:
             self.end_trial()
-        if self._offered is not None and self._offered.version_id == version_id:
-            self._end_offer()
+        self._end_offer_of(version_id)
         self.versions_changed.emit()
 
     def dismiss_offer(self) -> None:
@@ -338,6 +328,13 @@ class LearningService(QObject):
 
     # --- inside ---
 
+    def _next_name(self) -> str:
+        """A name that no version has, also where an older one was removed."""
+        versions = self.versions()
+        ends = [re.search(r"(?<!\d)\d{1,4}$", v.name) for v in versions if v.parent is not None]
+        highest = max((int(end[0]) for end in ends if end is not None), default=0)
+        return self.tr("Personal model {0}").format(max(highest + 1, len(versions)))
+
     def _launch(self, run_dir: Path, *, resume: bool) -> None:
         self._run_dir = run_dir
         self._progress = Progress()
@@ -403,7 +400,7 @@ class LearningService(QObject):
             return
         following = next(trial.prompts, None) if trial.asked < trial.length else None
         if following is None:
-            if not trial.asked and trial.failure is not None:
+            if trial.asked < trial.length and trial.failure is not None:
                 self.problem.emit(*trial.failure)
             elif not trial.asked:
                 self.problem.emit(
@@ -424,8 +421,7 @@ class LearningService(QObject):
                 engine.Generate(trial.request_id, following[2], self._chat.sampling, streams)
             )
         except UserError as error:
-            self._trial = None
-            self.problem.emit(*sentence(error))
+            self.problem.emit(*(trial.failure or sentence(error)))
             self.trial_question.emit(None)
 
     def _on_trial_event(self, event: engine.Event) -> None:
@@ -453,6 +449,19 @@ class LearningService(QObject):
         if self._trial is not None and self._trial.request_id == request_id:
             self._trial.failure = (message, hint)
             self._next_question()
+
+    def _use_active(self) -> None:
+        """Load the version that was made active; where it was on offer, that is decided."""
+        active = self._models.active()
+        self.end_trial()
+        self._end_offer_of(active.version_id)
+        self._chat.stop()
+        self._chat.engine.load(active)
+        self.versions_changed.emit()
+
+    def _end_offer_of(self, version_id: str) -> None:
+        if self._offered is not None and self._offered.version_id == version_id:
+            self._end_offer()
 
     def _end_offer(self) -> None:
         self.end_trial()

@@ -167,10 +167,7 @@ class ComparisonView(RowWidget):
         for message_id in self._pending.message_ids:
             self.refresh(message_id)
         focused = QApplication.focusWidget()
-        is_writing = (isinstance(focused, WritingField) and focused.has_words) or (
-            isinstance(focused, QLineEdit) and bool(focused.text())
-        )
-        if not is_writing and self.window().isActiveWindow():
+        if not is_writing(focused) and self.window().isActiveWindow():
             self._taken_from = focused if isinstance(focused, ComposerText) else None
             self.setFocus()
         self.update()
@@ -270,6 +267,13 @@ class ComparisonView(RowWidget):
         self.both_bad.setText(self.tr("Both bad (0)"))
         self.skip.setText(self.tr("Skip"))
         self.skip.setToolTip(self.tr("Go on without a choice"))
+
+
+def is_writing(focused: QWidget | None) -> bool:
+    """Whether the person has begun to write in what has the focus, which is left to them then."""
+    if isinstance(focused, WritingField):
+        return focused.has_words
+    return isinstance(focused, QLineEdit) and bool(focused.text())
 
 
 def _height_of(widget: QWidget) -> int:

@@ -24,6 +24,9 @@ class Figure:
     metric: str
 
 
+LEAST_PAIRS: Final = 6
+"""How often a reward model agrees on fewer unseen choices than this says nothing yet."""
+
 # Metric names (any of them), unit, label.
 _TABLE: Final[Sequence[tuple[Sequence[str], Unit, str]]] = (
     (
@@ -46,12 +49,15 @@ _TABLE: Final[Sequence[tuple[Sequence[str], Unit, str]]] = (
 def figures(metrics: Mapping[str, float], most: int = 6) -> list[Figure]:
     """The known ones among ``metrics``, most telling first.
 
-    How often the reward model agrees is told only where the result was measured with it.
+    How often the reward model agrees is told only where the result was measured with it, and
+    on more than a few choices.
     """
+    pairs = metrics.get("reward_held_out_pairs", LEAST_PAIRS)
+    is_agreement_told = "win_rate" in metrics and pairs >= LEAST_PAIRS
     found = []
     for names, unit, label in _TABLE:
         name = next((name for name in names if name in metrics), None)
-        if name is not None and (name != "reward_accuracy" or "win_rate" in metrics):
+        if name is not None and (name != "reward_accuracy" or is_agreement_told):
             translated = QCoreApplication.translate("Figures", label)
             found.append(Figure(translated, _shown(metrics[name], unit), name))
     return found[:most]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import QEvent, Qt, Signal
+from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from desktop_app.errors import UserError, sentence
 from desktop_app.services.feedback_service import FeedbackService
 from desktop_app.services.learning_service import LearningService
 from desktop_app.ui.collected_card import CollectedCard
-from desktop_app.ui.controls import Button, TextLabel
+from desktop_app.ui.controls import Button, TextLabel, confirm
 from desktop_app.ui.run_result import FailureCard, OfferCard, ResumeCard
 from desktop_app.ui.run_view import RunView
 from desktop_app.ui.theme import Theme
@@ -67,10 +68,17 @@ class LearningPanel(QFrame):
 
 
 class LearningPage(QWidget):
-    """Collected feedback and the one big button; while a run goes on, the run."""
+    """Collected feedback and the one big button; while a run goes on, the run.
+
+    Signals:
+        trial_requested(version id).
+        problem(message, hint).
+        shown: it came into sight.
+    """
 
     trial_requested = Signal(str)
     problem = Signal(str, str)
+    shown = Signal()
 
     def __init__(
         self,
@@ -110,11 +118,12 @@ class LearningPage(QWidget):
         self.train.clicked.connect(self._start)
         self.run.stop_requested.connect(learning.stop)
         self.resume.resume_requested.connect(self._resume)
-        self.resume.discard_requested.connect(learning.discard)
+        self.resume.discard_requested.connect(self._discard)
         self.offer.compare_requested.connect(self._compare)
         self.offer.use_requested.connect(self._use)
         self.offer.later_requested.connect(learning.dismiss_offer)
         self.failure.closed.connect(self.failure.hide)
+        self.failure.closed.connect(self._show_what_fits)
         learning.state_changed.connect(self._on_state)
         learning.run_ended.connect(self._on_ended)
         feedback.collected_changed.connect(self._show_what_fits)
@@ -126,6 +135,10 @@ class LearningPage(QWidget):
             self._retranslate()
         super().changeEvent(event)
 
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self.shown.emit()
+
     # --- inside ---
 
     def _start(self) -> None:
@@ -133,6 +146,16 @@ class LearningPage(QWidget):
 
     def _resume(self) -> None:
         self._try_to(self._learning.resume)
+
+    def _discard(self) -> None:
+        if confirm(
+            self,
+            self.tr("Discard this training?"),
+            self.tr("It cannot be resumed after that. Your feedback stays, for the next one."),
+            self.tr("Discard"),
+            self.tr("Keep"),
+        ):
+            self._try_to(self._learning.discard)
 
     def _use(self) -> None:
         offered = self._learning.offered
@@ -151,7 +174,7 @@ class LearningPage(QWidget):
             self.problem.emit(*sentence(error))
 
     def _on_state(self, state: str) -> None:
-        if state == "training":
+        if state != "idle":
             self.failure.hide()
         self._show_what_fits()
 
@@ -168,9 +191,12 @@ class LearningPage(QWidget):
         self.offer.setVisible(offered is not None and state == "offered")
         if offered is not None:
             self.offer.show_version(offered)
-        self.run.setVisible(is_running or (state == "offered" and self.run.sample_count() > 0))
-        self.run.show_samples_only(not is_running)
-        self.resume.setVisible(state == "idle" and self._learning.resumable() is not None)
+        can_resume = self._learning.resumable() is not None
+        self.failure.set_resumable(can_resume)
+        self.resume.setVisible(can_resume)
+        is_told = is_running or state == "offered"
+        has_failed = not self.failure.isHidden()
+        self.run.show_parts(progress=is_running, samples=is_told, notes=is_told or has_failed)
         self.collected.setVisible(not is_running)
         self.train.setVisible(state == "idle")
         self._about_training.setVisible(state == "idle")

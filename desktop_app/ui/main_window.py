@@ -30,12 +30,14 @@ from desktop_app.services.learning_service import LearningService
 from desktop_app.settings import Settings
 from desktop_app.storage.chat_store import Overflow
 from desktop_app.ui.chat_page import ChatPage
+from desktop_app.ui.comparison_view import is_writing
 from desktop_app.ui.controls import IconButton, confirm
 from desktop_app.ui.conversation_list import ConversationList
 from desktop_app.ui.header import Header
 from desktop_app.ui.language import Language
 from desktop_app.ui.learning_panel import LearningPanel
 from desktop_app.ui.notices import Action
+from desktop_app.ui.run_notices import RunNotices
 from desktop_app.ui.sentences import in_our_language
 from desktop_app.ui.settings_dialog import SettingsDialog
 from desktop_app.ui.shortcuts import Shortcuts
@@ -99,7 +101,7 @@ class MainWindow(QMainWindow):
         self._settings_button.clicked.connect(self.show_settings)
         self._keys_button.clicked.connect(self.shortcuts.show_list)
         self._retranslate()
-        self._offer_to_resume()
+        self._run_notices.offer_to_resume()
         self.composer.setFocus()
 
     # --- what the keys and buttons do ---
@@ -236,6 +238,9 @@ class MainWindow(QMainWindow):
         middle.addWidget(self.pages, 1)
 
         self.panel = LearningPanel(self._learning, self._feedback, theme)
+        self._run_notices = RunNotices(
+            self._learning, self.panel.learning_page, self.notices, self._show_learning, self
+        )
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
         self.splitter.setChildrenCollapsible(False)
         self.splitter.setHandleWidth(1)
@@ -262,7 +267,6 @@ class MainWindow(QMainWindow):
         feedback.undo_changed.connect(self._on_feedback)
         learning.problem.connect(self.show_problem)
         learning.versions_changed.connect(self._show_version)
-        learning.run_ended.connect(self._on_run_ended)
 
         self.composer.submitted.connect(self._send)
         self.composer.stop_requested.connect(chat.stop)
@@ -360,25 +364,15 @@ class MainWindow(QMainWindow):
             "correction": self.tr("Your correction is kept. The model can learn from it."),
             "comparison": self.tr("Your choice is kept."),
             "cleared": self.tr("The rating was taken back."),
+            "correction_cleared": self.tr("The correction was taken back."),
         }
         undo = Action(self.tr("Undo"), self._feedback.undo)
         self.notices.show_notice("feedback", sentences[offer.kind], actions=[undo], seconds=5.0)
 
-    def _on_run_ended(self, _result: object) -> None:
-        self.show_panel(True)
-
-    def _offer_to_resume(self) -> None:
-        if self._learning.resumable() is not None:
-            self.notices.show_notice(
-                "resume",
-                self.tr("A training is unfinished."),
-                actions=[Action(self.tr("Show"), self._show_learning)],
-                seconds=0,
-            )
-
     def _show_learning(self) -> None:
         self.panel.tabs.setCurrentIndex(0)
         self.show_panel(True)
+        self.panel.tabs.tabBar().setFocus()  # the button that was pressed is gone
 
     def _show_version(self) -> None:
         """The version that answers: where the active one was refused, another one does."""
@@ -429,7 +423,8 @@ class MainWindow(QMainWindow):
 
     def _leave_trial(self) -> None:
         self.pages.setCurrentWidget(self.chat_page)
-        self.composer.setFocus()
+        if not is_writing(self.focusWidget()):
+            self.composer.setFocus()
 
     def _is_in_trial(self) -> bool:
         return self.pages.currentWidget() is self.trial

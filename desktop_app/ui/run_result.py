@@ -110,6 +110,7 @@ class FailureCard(Card):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__("problem", parent)
         self._failure: RunFailed | None = None
+        self._can_resume = False
         self.title = TextLabel("heading")
         self.next_step = TextLabel()
         self.detail = TextLabel("small")
@@ -122,6 +123,11 @@ class FailureCard(Card):
         self._failure = failure
         self._retranslate()
 
+    def set_resumable(self, can_resume: bool) -> None:
+        """Whether the training can go on; else nothing here may promise it."""
+        self._can_resume = can_resume
+        self._retranslate()
+
     def changeEvent(self, event: QEvent) -> None:
         if event.type() == QEvent.Type.LanguageChange:
             self._retranslate()
@@ -130,22 +136,27 @@ class FailureCard(Card):
     def _retranslate(self) -> None:
         if self._failure is None:
             return
-        resume = self.tr("Nothing is lost: you can resume the training where it was.")
         same = self.tr("Your model stays as it was.")
+        if self._can_resume:
+            go_on = self.tr("Nothing is lost: you can resume the training where it was.")
+            with_memory = self.tr("Close other programs, then resume the training.")
+            with_room = self.tr(
+                "Make some room, for example by removing old versions, then resume."
+            )
+        else:
+            go_on = same
+            with_memory = self.tr("Close other programs, then train again.")
+            with_room = self.tr(
+                "Make some room, for example by removing old versions, then train again."
+            )
         texts = {
-            "stopped": (self.tr("The training was stopped."), resume),
+            "stopped": (self.tr("The training was stopped."), go_on),
             "not_enough_feedback": (
                 self.tr("There was too little feedback to learn from."),
                 self.tr("Rate, compare or correct some more answers, and train again."),
             ),
-            "out_of_memory": (
-                self.tr("The computer ran out of memory."),
-                self.tr("Close other programs, then resume the training."),
-            ),
-            "disk_full": (
-                self.tr("The disk is full."),
-                self.tr("Make some room, for example by removing old versions, then resume."),
-            ),
+            "out_of_memory": (self.tr("The computer ran out of memory."), with_memory),
+            "disk_full": (self.tr("The disk is full."), with_room),
             "diverged": (
                 self.tr("The training lost its way and was ended."),
                 same + " " + self.tr("More feedback makes the next training steadier."),
@@ -155,14 +166,17 @@ class FailureCard(Card):
                 same + " " + self.tr("More comparisons help most."),
             ),
             "bad_input": (self.tr("The feedback or the model could not be read."), same),
-            "bug": (self.tr("The training ended unexpectedly."), resume),
+            "bug": (self.tr("The training ended unexpectedly."), go_on),
         }
         title, next_step = texts[self._failure.code]
         self.title.setText(title)
         self.next_step.setText(next_step)
         detail = in_our_language(self._failure.message)
         self.detail.setText(detail)
-        self.detail.setVisible(bool(detail) and detail != title)
+        # The trainer's own words about these promise that the run can go on.
+        promises = self._failure.code in ("stopped", "out_of_memory", "disk_full")
+        is_true = self._can_resume or not promises
+        self.detail.setVisible(bool(detail) and detail != title and is_true)
         self.close_button.setText(self.tr("Close"))
 
 

@@ -52,6 +52,51 @@ class SampleCard(Card):
         self._headings[1].setText(self.tr("After"))
 
 
+class NotesCard(Card):
+    """What the trainer had to say about a run; of much, the newest."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent=parent)
+        self.column.setSpacing(4)
+        self._title = TextLabel("heading")
+        self.column.addWidget(self._title)
+        self._notes: list[tuple[str, TextLabel]] = []
+        self._retranslate()
+
+    def messages(self) -> list[str]:
+        return [message for message, _ in self._notes]
+
+    def add(self, message: str) -> None:
+        self._drop(len(self._notes) + 1 - MOST_NOTES)
+        label = TextLabel("small")
+        self._notes.append((message, label))
+        self.column.addWidget(label)
+        self._retranslate()
+        self.show()
+
+    def clear(self) -> None:
+        self._drop(len(self._notes))
+        self.hide()
+
+    def changeEvent(self, event: QEvent) -> None:
+        if event.type() == QEvent.Type.LanguageChange:
+            self._retranslate()
+        super().changeEvent(event)
+
+    def _drop(self, count: int) -> None:
+        """The oldest go."""
+        for _ in range(count):
+            _, label = self._notes.pop(0)
+            self.column.removeWidget(label)
+            label.hide()
+            label.deleteLater()
+
+    def _retranslate(self) -> None:
+        self._title.setText(self.tr("About this training"))
+        for message, label in self._notes:
+            label.setText(_shown(in_our_language(message)))
+
+
 class RunView(QWidget):
     """Follows the run that is going on; keeps what it showed until the next one begins.
 
@@ -92,20 +137,24 @@ class RunView(QWidget):
             curve.hide()
             card.column.addWidget(curve)
         card.column.addWidget(self.stop)
-        self._note_texts: list[str] = []
-        self._notes = QVBoxLayout()
-        self._notes.setSpacing(4)
-        card.column.addLayout(self._notes)
+        self._notes = NotesCard()
+        self._notes.hide()
         self._samples = QVBoxLayout()
         self._samples.setSpacing(8)
         self._samples_title = TextLabel("heading")
-        self._samples_title.hide()
+        self._samples_part = QWidget()
+        self._samples_part.hide()
+        part = QVBoxLayout(self._samples_part)
+        part.setContentsMargins(0, 0, 0, 0)
+        part.setSpacing(12)
+        part.addWidget(self._samples_title)
+        part.addLayout(self._samples)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(12)
         column.addWidget(card)
-        column.addWidget(self._samples_title)
-        column.addLayout(self._samples)
+        column.addWidget(self._notes)
+        column.addWidget(self._samples_part)
 
         self.stop.clicked.connect(self.stop_requested)
         learning.event_received.connect(self._on_event)
@@ -114,22 +163,25 @@ class RunView(QWidget):
         self._retranslate()
 
     def notes(self) -> list[str]:
-        return list(self._note_texts)
+        return self._notes.messages()
 
     def sample_count(self) -> int:
         return self._samples.count()
 
-    def show_samples_only(self, samples_only: bool) -> None:
-        """After the run: what it did is told elsewhere, its samples stay."""
-        self._card.setHidden(samples_only)
+    def show_parts(self, *, progress: bool, notes: bool, samples: bool) -> None:
+        """What there is of these; without any, nothing. How it ended is told elsewhere."""
+        self._card.setVisible(progress)
+        self._notes.setVisible(notes and bool(self.notes()))
+        self._samples_part.setVisible(samples and self.sample_count() > 0)
+        parts = self._card, self._notes, self._samples_part
+        self.setVisible(not all(part.isHidden() for part in parts))
 
     def begin(self) -> None:
         """A run starts: forget what the last one showed."""
         self._stages, self._curve_stage = STAGES, None
-        _empty(self._notes)
-        self._note_texts.clear()
+        self._notes.clear()
         _empty(self._samples)
-        self._samples_title.hide()
+        self._samples_part.hide()
         for curve in self.curves.values():
             curve.clear()
             curve.hide()
@@ -153,10 +205,10 @@ class RunView(QWidget):
         elif isinstance(event, events.StepDone):
             self._draw(event)
         elif isinstance(event, events.Note):
-            self._add_note(event.message)
+            self._notes.add(event.message)
         elif isinstance(event, events.Sample) and self._samples.count() < MOST_SAMPLES:
-            self._samples_title.show()
             self._samples.addWidget(SampleCard(event))
+            self._samples_part.show()
 
     def _draw(self, event: events.StepDone) -> None:
         if not any(name in event.metrics for name in CURVES):
@@ -184,13 +236,6 @@ class RunView(QWidget):
         else:
             self.bar.setRange(0, 0)  # busy, without a measure
         self._retranslate()
-
-    def _add_note(self, message: str) -> None:
-        if self._notes.count() < MOST_NOTES:
-            self._note_texts.append(message)
-            label = TextLabel("small")
-            label.setText(_shown(in_our_language(message)))
-            self._notes.addWidget(label)
 
     def _retranslate(self) -> None:
         state = self._learning.state

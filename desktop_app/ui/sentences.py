@@ -1,8 +1,8 @@
 """Sentences of the parts that know no Qt (engine, stores, trainer), in the person's language.
 
-Those parts speak English with names and numbers filled in. What they can say stands here as
-templates, one sentence each; what is not here is shown as it came. A test compares this
-table with the sources.
+Those parts speak English with names and numbers filled in. What they can say stands here, and for
+the trainer in ``trainer_sentences``, as templates, one sentence each; what is not there is shown as
+it came. Tests compare the tables with the sources.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from typing import Final
 
 from PySide6.QtCore import QT_TRANSLATE_NOOP, QCoreApplication
 
+from desktop_app.ui.trainer_sentences import TRAINER_TEMPLATES
+
 _BETWEEN_SENTENCES: Final = re.compile(r"(?<=[.!?])\s+")
+_BETWEEN_PARTS: Final = re.compile(r"(, |; |: )(?![^()]*\))")
+"""Joins what is filled in where that is several; what stands in brackets is one."""
 
 
 def in_our_language(text: str) -> str:
@@ -22,7 +26,7 @@ def in_our_language(text: str) -> str:
 
 
 def template_of(sentence: str) -> str | None:
-    """The template a sentence was made from, if it is one of ours."""
+    """The template a sentence, or a part of one, was made from, if it is one of ours."""
     for template, pattern in _patterns():
         if pattern.fullmatch(sentence):
             return template
@@ -33,8 +37,14 @@ def _sentence(sentence: str) -> str:
     for template, pattern in _patterns():
         match = pattern.fullmatch(sentence)
         if match is not None:
-            return QCoreApplication.translate("Sentences", template).format(*match.groups())
+            filled_in = [_parts(group) for group in match.groups()]
+            return QCoreApplication.translate("Sentences", template).format(*filled_in)
     return sentence
+
+
+def _parts(filled_in: str) -> str:
+    """What stands in a sentence's gap: reasons are translated, names and numbers are not known."""
+    return "".join(_sentence(part) for part in _BETWEEN_PARTS.split(filled_in))
 
 
 @cache
@@ -295,122 +305,5 @@ TEMPLATES: Final = (
     str(QT_TRANSLATE_NOOP("Sentences", "{0} is not a model version: {1} is missing.")),
     str(QT_TRANSLATE_NOOP("Sentences", "The description of the model version in {0} is damaged.")),
     str(QT_TRANSLATE_NOOP("Sentences", "The file {0} of {1} is damaged.")),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "There are {0} liked or corrected answers; {1} more are wanted to learn from "
-            "them directly.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "There are {0} comparisons and thumbs; {1} more are wanted to learn what you "
-            "prefer, so practising with a reward model is left out.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "All {0} thumbs are up; some thumbs down, or comparisons, are wanted to learn "
-            "what you prefer, so practising with a reward model is left out.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "All {0} thumbs are down; some thumbs up, or comparisons, are wanted to learn "
-            "what you prefer, so practising with a reward model is left out.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "No prompt to practise on leaves room for an answer, so practising with a "
-            "reward model is left out.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "Every prompt is too long to leave room for an answer, so the result could not "
-            "be measured; feedback on shorter conversations is wanted.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "On unseen choices the reward model agrees with you in {0} of {1}, no better "
-            "than chance, so practising with it is left out.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "Most answers are longer than practising has room for, so practising with a reward "
-            "model is left out.",
-        )
-    ),
-    str(QT_TRANSLATE_NOOP("Sentences", "A piece of feedback could not be read: {0}.")),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "{0} completions are longer than {1} tokens with their prompt and were left out.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "The feedback comes from too few conversations that begin differently, so the result "
-            "cannot be measured on unseen ones.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "The merged model will be larger than its base, because {0} can be read but not"
-            " written.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "The base is stored as {0}, which cannot be merged; choose another quantisation of it.",
-        )
-    ),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "PPO stopped at {0} nats from the SFT model (budget {1}); the last weights "
-            "within the budget are kept.",
-        )
-    ),
-    str(QT_TRANSLATE_NOOP("Sentences", "The result of {0} is not offered: {1}.")),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "The result is not better than the model it came from, so it is not offered ({0}).",
-        )
-    ),
-    str(QT_TRANSLATE_NOOP("Sentences", "The training was stopped.")),
-    str(QT_TRANSLATE_NOOP("Sentences", "It can go on from where it was.")),
-    str(QT_TRANSLATE_NOOP("Sentences", "There was not enough memory.")),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "Close other programs or choose a smaller model, then resume the training.",
-        )
-    ),
-    str(QT_TRANSLATE_NOOP("Sentences", "The disk is full.")),
-    str(QT_TRANSLATE_NOOP("Sentences", "Free some space, then resume the training.")),
-    str(QT_TRANSLATE_NOOP("Sentences", "The training failed unexpectedly ({0}).")),
-    str(QT_TRANSLATE_NOOP("Sentences", "Details are in its log.txt.")),
-    str(QT_TRANSLATE_NOOP("Sentences", "The training lost its footing: {0}.")),
-    str(QT_TRANSLATE_NOOP("Sentences", "Your model is unchanged.")),
-    str(
-        QT_TRANSLATE_NOOP(
-            "Sentences",
-            "The model file {0} has changed since this run was prepared.",
-        )
-    ),
+    *TRAINER_TEMPLATES,
 )

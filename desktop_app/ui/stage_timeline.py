@@ -102,7 +102,8 @@ class StageTimeline(QWidget):
             return "at_work"
         if stage not in self._stages:
             return "left_out"
-        furthest = max((STAGES.index(s) for s in self._done), default=-1)
+        reached = self._done if self._current is None else (*self._done, self._current)
+        furthest = max((STAGES.index(s) for s in reached), default=-1)
         return "left_out" if STAGES.index(stage) < furthest else "to_come"
 
     def _retranslate(self) -> None:

@@ -1,6 +1,6 @@
 """The blind comparison: the person's own prompts, two completions, no names.
 
-Which version wrote which is told only at the end, as a score.
+Which version was preferred is told only at the end, as a score.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from PySide6.QtCore import QEvent, Qt, Signal
-from PySide6.QtGui import QKeyEvent, QTextOption
+from PySide6.QtGui import QAccessible, QAccessibleAnnouncementEvent, QKeyEvent, QTextOption
 from PySide6.QtWidgets import (
     QHBoxLayout,
     QPlainTextEdit,
@@ -20,12 +20,18 @@ from PySide6.QtWidgets import (
 
 from desktop_app.errors import UserError, sentence
 from desktop_app.services.learning_service import LearningService, TrialQuestion, TrialScore
+from desktop_app.ui.comparison_view import is_writing
 from desktop_app.ui.controls import Button, Card, IconButton, TextLabel
+from desktop_app.ui.notices import NoticeArea
+from desktop_app.ui.sentences import in_our_language
 from desktop_app.ui.theme import Theme
 from finetune.contract.errors import InputError
 from finetune.contract.records import Verdict
 
 MOST_PROMPT_LINES: Final = 5
+CARD_WIDTH: Final = 480
+NAME_WIDTH: Final = 280
+"""Of a version's name on a button; what is longer is shortened."""
 _KEYS: dict[int, tuple[int | None, Verdict]] = {
     Qt.Key.Key_1: (0, "ordered"),
     Qt.Key.Key_2: (1, "ordered"),
@@ -62,11 +68,11 @@ class ReadingText(QPlainTextEdit):
 
 
 class TrialView(QWidget):
-    """Loading, a question, the result: one page each.
+    """Loading, a question, the result: one page each, and ``notices`` below all of them.
 
     Signals:
         finished: the person is done with it, one way or the other.
-        problem(message, hint).
+        problem(message, hint): what is to be told where the trial is not on view any more.
     """
 
     finished = Signal()
@@ -81,6 +87,7 @@ class TrialView(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._learning = learning
         self._version_id = ""
+        self._new_name = self._old_name = ""
         self._question: TrialQuestion | None = None
         self._number = 0
         self._length = 0
@@ -104,6 +111,7 @@ class TrialView(QWidget):
         self.result_page = self._build_result()
         for page in (self.loading_page, self.question_page, self.result_page):
             self.pages.addWidget(page)
+        self.notices = NoticeArea(theme)
         column = QVBoxLayout(self)
         column.setContentsMargins(24, 16, 24, 20)
         column.setSpacing(10)
@@ -111,22 +119,26 @@ class TrialView(QWidget):
         column.addWidget(self._about)
         column.addWidget(self.progress)
         column.addWidget(self.pages, 1)
+        column.addWidget(self.notices)
 
         self.leave.clicked.connect(self._leave)
         learning.trial_question.connect(self._on_question)
         learning.trial_changed.connect(self._on_score)
         learning.trial_ended.connect(self._on_ended)
+        learning.problem.connect(self._on_problem)
         self._retranslate()
 
     def start(self, version_id: str) -> bool:
         """Begin comparing this version with the active one; False where it cannot be."""
         self._version_id = version_id
         self._number, self._question, self._is_over = 0, None, False
+        self.notices.dismiss("problem")
         self._show_page(self.loading_page)
         try:
+            self._read_names()
             self._learning.start_trial(version_id)
         except (UserError, InputError) as error:
-            self._is_over = True
+            self._leave()  # another trial may be on view
             self.problem.emit(*sentence(error))
             return False
         self._length = self._learning.trial_length
@@ -138,11 +150,18 @@ class TrialView(QWidget):
         question, self._question = self._question, None
         if question is None:
             return
+        self.notices.dismiss("problem")
         self._show_page(self.loading_page)
-        self._learning.answer_trial(question, chosen, verdict)
+        try:
+            self._learning.answer_trial(question, chosen, verdict)
+        except (UserError, InputError) as error:  # it was not kept, so it is still to be chosen
+            self._question = question
+            self._show_page(self.question_page)
+            self._on_problem(*sentence(error))
+            self._take_focus(self)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        choice = _KEYS.get(event.key())
+        choice = None if event.isAutoRepeat() else _KEYS.get(event.key())
         if choice is not None and self._question is not None:
             self.answer(*choice)
         else:
@@ -209,7 +228,7 @@ class TrialView(QWidget):
     def _build_result(self) -> QWidget:
         page = QWidget()
         card = Card("accent")
-        card.setMaximumWidth(480)
+        card.setMaximumWidth(CARD_WIDTH)
         self.result_title = TextLabel("title")
         self.result_text = TextLabel()
         self.use_new = Button("primary")
@@ -245,7 +264,8 @@ class TrialView(QWidget):
             text.setPlainText(completion.text)
         self._show_page(self.question_page)
         self._retranslate()
-        self.setFocus()
+        self._take_focus(self)
+        self._announce(self.progress.accessibleName())
 
     def _on_ended(self) -> None:
         """Broken off, or left behind: another version is used, a conversation was opened."""
@@ -255,6 +275,13 @@ class TrialView(QWidget):
 
     def _on_score(self, score: TrialScore) -> None:
         self._score = score
+
+    def _on_problem(self, message: str, hint: str) -> None:
+        """Tell it here: the window's own notices are behind this view."""
+        if not self._is_over:
+            self.notices.show_notice(
+                "problem", in_our_language(message), in_our_language(hint), kind="problem"
+            )
 
     def _show_result(self) -> None:
         self._is_over = True
@@ -267,7 +294,8 @@ class TrialView(QWidget):
         self.keep.set_kind("plain" if is_better else "primary")
         self._show_page(self.result_page)
         self._retranslate()
-        (self.use_new if is_better else self.keep).setFocus()
+        self._take_focus(self.use_new if is_better else self.keep)
+        self._announce(self.result_title.text())
 
     def _use_new(self) -> None:
         try:
@@ -282,6 +310,21 @@ class TrialView(QWidget):
         self._learning.end_trial()
         self.finished.emit()
 
+    def _read_names(self) -> None:
+        """What the versions are called; an identifier where one has no name here."""
+        names = {version.version_id: version.name for version in self._learning.versions()}
+        active = self._learning.active_version()
+        self._old_name = names.get(active, active)
+        self._new_name = names.get(self._version_id, self._version_id)
+
+    def _take_focus(self, widget: QWidget) -> None:
+        """Take the keys, unless the person is writing something elsewhere."""
+        if not is_writing(self.window().focusWidget()):
+            widget.setFocus()
+
+    def _announce(self, text: str) -> None:
+        QAccessible.updateAccessibility(QAccessibleAnnouncementEvent(self, text))
+
     def _show_page(self, page: QWidget) -> None:
         self.pages.setCurrentWidget(page)
         is_result = page is self.result_page
@@ -295,9 +338,9 @@ class TrialView(QWidget):
         self.setAccessibleName(self.tr("Which answer is better?"))
         self._about.setText(
             self.tr(
-                "One is from your current model, one from the new version. Which is which is"
-                " told at the end."
-            )
+                "One is from “{0}”, one from “{1}”. How often you preferred each is told at the"
+                " end."
+            ).format(self._old_name, self._new_name)
         )
         self.leave.set_name(self.tr("Leave the comparison"))
         self._loading_text.setText(self.tr("Both versions are answering…"))
@@ -318,18 +361,24 @@ class TrialView(QWidget):
         self.progress.setAccessibleName(
             self.tr("Question {0} of {1}").format(self._number, self._length)
         )
-        score = self._score
-        if score.new > score.old:
-            verdict = self.tr("You preferred the new version")
-        elif score.new < score.old:
-            verdict = self.tr("You preferred your current model")
+        self._retranslate_result()
+
+    def _retranslate_result(self) -> None:
+        score, new, old = self._score, self._new_name, self._old_name
+        if score.new == score.old:
+            verdict = self.tr("You found no difference")
         else:
-            verdict = self.tr("You found them equally good")
+            verdict = self.tr("You preferred “{0}”").format(new if score.new > score.old else old)
         self.result_title.setText(verdict)
         self.result_text.setText(
-            self.tr("New version: {0}. Current model: {1}. No difference: {2}.").format(
-                score.new, score.old, score.ties
+            self.tr("“{0}”: {1}. “{2}”: {3}. No difference: {4}.").format(
+                new, score.new, old, score.old, score.ties
             )
         )
-        self.use_new.setText(self.tr("Use the new version"))
-        self.keep.setText(self.tr("Keep the current one"))
+        for button, text, name in (
+            (self.use_new, self.tr("Use “{0}”"), new),
+            (self.keep, self.tr("Keep “{0}”"), old),
+        ):
+            short = self.fontMetrics().elidedText(name, Qt.TextElideMode.ElideMiddle, NAME_WIDTH)
+            button.setText(text.format(short))
+            button.setAccessibleName(text.format(name))

@@ -31,7 +31,7 @@ class VersionCard(Card):
         self,
         theme: Theme,
         version: Manifest,
-        parent_name: str,
+        parent_name: str | None,
         *,
         is_active: bool,
         can_change: bool,
@@ -46,7 +46,7 @@ class VersionCard(Card):
         self._marker = TextLabel("small", wrap=False)
         self._marker.setProperty("tone", "accent")
         self._marker.setVisible(is_active)
-        self._origin = TextLabel("small")
+        self.origin = TextLabel("small")
         figures = FigureGrid()
         figures.show_metrics(dict(version.metrics))
         self.use = Button("plain")
@@ -63,7 +63,7 @@ class VersionCard(Card):
         buttons.addWidget(self.remove)
         self.column.setSpacing(6)
         self.column.addLayout(top)
-        self.column.addWidget(self._origin)
+        self.column.addWidget(self.origin)
         self.column.addWidget(figures)
         if not is_active:
             self.column.addLayout(buttons)
@@ -85,12 +85,15 @@ class VersionCard(Card):
     def _retranslate(self) -> None:
         name = self._version.name
         self._marker.setText(self.tr("in use"))
-        if self._parent_name:
-            origin = self.tr("Learned from “{0}”").format(self._parent_name)
+        if self._version.parent is None:
+            # The date of a file that came with the program says nothing.
+            self.origin.setText(self.tr("The model Attune came with"))
+        else:
+            origin = self.tr("Learned from a version that was removed")
+            if self._parent_name is not None:
+                origin = self.tr("Learned from “{0}”").format(self._parent_name)
             date = _day(self._version.created_at)
-            self._origin.setText(f"{origin} · {date}" if date else origin)
-        else:  # the date of a file that came with the program says nothing
-            self._origin.setText(self.tr("The model Attune came with"))
+            self.origin.setText(f"{origin} · {date}" if date else origin)
         self.use.setText(self.tr("Use"))
         self.use.setAccessibleName(self.tr("Use {0}").format(name))
         self.compare.setText(self.tr("Compare blind"))
@@ -148,7 +151,7 @@ class VersionsPanel(QWidget):
             card = VersionCard(
                 self._theme,
                 version,
-                names.get(version.parent or "", version.parent or ""),
+                names.get(version.parent or ""),
                 is_active=version.version_id == active,
                 can_change=can_change,
             )

@@ -414,6 +414,14 @@
         <translation>오래된 버전을 지우는 등 공간을 만든 뒤 이어 가세요.</translation>
     </message>
     <message>
+        <source>Close other programs, then train again.</source>
+        <translation>다른 프로그램을 닫은 뒤 다시 학습해 주세요.</translation>
+    </message>
+    <message>
+        <source>Make some room, for example by removing old versions, then train again.</source>
+        <translation>오래된 버전을 지우는 등 공간을 만든 뒤 다시 학습해 주세요.</translation>
+    </message>
+    <message>
         <source>The training lost its way and was ended.</source>
         <translation>학습이 길을 벗어나서 끝냈어요.</translation>
     </message>
@@ -522,6 +530,22 @@
 </context>
 <context>
     <name>LearningPage</name>
+    <message>
+        <source>Discard this training?</source>
+        <translation>이 학습을 버릴까요?</translation>
+    </message>
+    <message>
+        <source>It cannot be resumed after that. Your feedback stays, for the next one.</source>
+        <translation>버리면 다시 이어 갈 수 없어요. 피드백은 남아서 다음 학습에 쓰여요.</translation>
+    </message>
+    <message>
+        <source>Discard</source>
+        <translation>버리기</translation>
+    </message>
+    <message>
+        <source>Keep</source>
+        <translation>유지</translation>
+    </message>
     <message>
         <source>Train my model</source>
         <translation>내 모델 학습하기</translation>
@@ -705,16 +729,12 @@
         <translation>평가를 취소했어요.</translation>
     </message>
     <message>
+        <source>The correction was taken back.</source>
+        <translation>고쳐 쓴 답변을 취소했어요.</translation>
+    </message>
+    <message>
         <source>Undo</source>
         <translation>실행 취소</translation>
-    </message>
-    <message>
-        <source>A training is unfinished.</source>
-        <translation>끝나지 않은 학습이 있어요.</translation>
-    </message>
-    <message>
-        <source>Show</source>
-        <translation>보기</translation>
     </message>
     <message>
         <source>Settings</source>
@@ -785,6 +805,13 @@
     <message>
         <source>It takes about {0} MB of memory: weights {1} + context {2} + work space {3}.</source>
         <translation>메모리를 약 {0} MB 사용해요: 가중치 {1} + 문맥 {2} + 작업 공간 {3}.</translation>
+    </message>
+</context>
+<context>
+    <name>NotesCard</name>
+    <message>
+        <source>About this training</source>
+        <translation>이번 학습에서 알아 둘 점</translation>
     </message>
 </context>
 <context>
@@ -876,6 +903,25 @@
     <message>
         <source>Discard</source>
         <translation>버리기</translation>
+    </message>
+</context>
+<context>
+    <name>RunNotices</name>
+    <message>
+        <source>Show</source>
+        <translation>보기</translation>
+    </message>
+    <message>
+        <source>A training is unfinished.</source>
+        <translation>끝나지 않은 학습이 있어요.</translation>
+    </message>
+    <message>
+        <source>Your model has learned.</source>
+        <translation>모델이 배웠어요.</translation>
+    </message>
+    <message>
+        <source>The training ended without a new model.</source>
+        <translation>새 모델 없이 학습이 끝났어요.</translation>
     </message>
 </context>
 <context>
@@ -1500,6 +1546,174 @@
         <source>The model file {0} has changed since this run was prepared.</source>
         <translation>이 학습을 준비한 뒤로 모델 파일 {0}이(가) 바뀌었어요.</translation>
     </message>
+    <message>
+        <source>There is too little feedback to learn from: {0} and {1} are wanted.</source>
+        <translation>배울 피드백이 너무 적어요. {0}, {1}가 더 필요해요.</translation>
+    </message>
+    <message>
+        <source>There is too little feedback to learn from: {0} are wanted.</source>
+        <translation>배울 피드백이 너무 적어요. {0}가 더 필요해요.</translation>
+    </message>
+    <message>
+        <source>{0} more liked or corrected answers</source>
+        <translation>좋아요를 누르거나 고쳐 쓴 답변 {0}개</translation>
+    </message>
+    <message>
+        <source>{0} more comparisons or thumbs</source>
+        <translation>비교나 평가 {0}개</translation>
+    </message>
+    <message>
+        <source>some thumbs up or comparisons</source>
+        <translation>‘좋아요’ 평가나 비교</translation>
+    </message>
+    <message>
+        <source>some thumbs down or comparisons</source>
+        <translation>‘별로예요’ 평가나 비교</translation>
+    </message>
+    <message>
+        <source>shorter conversations</source>
+        <translation>더 짧은 대화</translation>
+    </message>
+    <message>
+        <source>more stages in the recipe</source>
+        <translation>레시피의 다른 단계</translation>
+    </message>
+    <message>
+        <source>There was not enough memory for a step, so it goes on in smaller pieces ({0} tokens at once).</source>
+        <translation>한 단계를 처리할 메모리가 부족해서 더 작게 나누어 이어 가요(한 번에 {0}토큰).</translation>
+    </message>
+    <message>
+        <source>some of its numbers are not finite</source>
+        <translation>일부 수치가 유한한 값이 아니에요</translation>
+    </message>
+    <message>
+        <source>it learned nothing</source>
+        <translation>배운 것이 없어요</translation>
+    </message>
+    <message>
+        <source>it unlearned too much (loss {0} times the base&apos;s, allowed {1})</source>
+        <translation>너무 많이 잊었어요(손실이 바탕 모델의 {0}배, 허용 {1}배)</translation>
+    </message>
+    <message>
+        <source>it repeats itself (variety {0} of the base&apos;s, wanted {1})</source>
+        <translation>같은 말을 되풀이해요(다양성이 바탕 모델의 {0}배, 기준 {1}배)</translation>
+    </message>
+    <message>
+        <source>its completions often do not end</source>
+        <translation>답변이 끝나지 않을 때가 많아요</translation>
+    </message>
+    <message>
+        <source>its completions are often empty</source>
+        <translation>답변이 비어 있을 때가 많아요</translation>
+    </message>
+    <message>
+        <source>it does not please the reward model more than the base does</source>
+        <translation>보상 모델이 바탕 모델보다 더 좋게 보지 않아요</translation>
+    </message>
+    <message>
+        <source>no stage could learn</source>
+        <translation>배울 수 있는 단계가 없었어요</translation>
+    </message>
+    <message>
+        <source>the policy loss is not a number any more</source>
+        <translation>정책 손실이 더는 숫자가 아니에요</translation>
+    </message>
+    <message>
+        <source>{0} is not a number any more</source>
+        <translation>{0} 값이 더는 숫자가 아니에요</translation>
+    </message>
+    <message>
+        <source>sampler and trainer disagree by {0} nats a token</source>
+        <translation>답변을 쓸 때와 학습할 때의 계산이 토큰당 {0} nats만큼 달라요</translation>
+    </message>
+    <message>
+        <source>The exported model does not run in llama.cpp.</source>
+        <translation>내보낸 모델이 llama.cpp에서 실행되지 않아요.</translation>
+    </message>
+    <message>
+        <source>The exported model reads text differently from the trained one.</source>
+        <translation>내보낸 모델이 학습한 모델과 글을 다르게 읽어요.</translation>
+    </message>
+    <message>
+        <source>The {0} scores differently from the trained model ({1} nats a token, allowed {2}).</source>
+        <translation>{0}의 확률 계산이 학습한 모델과 달라요(토큰당 {1} nats, 허용 {2}).</translation>
+    </message>
+    <message>
+        <source>The {0} writes something else than the trained model ({1} nats a token, allowed {2}).</source>
+        <translation>{0}의 글이 학습한 모델의 글과 달라요(토큰당 {1} nats, 허용 {2}).</translation>
+    </message>
+    <message>
+        <source>exported adapter</source>
+        <translation>내보낸 어댑터</translation>
+    </message>
+    <message>
+        <source>merged model</source>
+        <translation>합친 모델</translation>
+    </message>
+    <message>
+        <source>The model file {0} was changed during the training, so its result fits no model any more.</source>
+        <translation>학습하는 동안 모델 파일 {0}이(가) 바뀌어서, 결과에 맞는 모델이 이제 없어요.</translation>
+    </message>
+    <message>
+        <source>{0} is not a run folder: run.json is missing.</source>
+        <translation>{0}은(는) 학습 폴더가 아니에요. run.json이 없어요.</translation>
+    </message>
+    <message>
+        <source>The file run.json in {0} is damaged.</source>
+        <translation>{0} 폴더의 run.json 파일이 손상됐어요.</translation>
+    </message>
+    <message>
+        <source>Another trainer (process {0}) is at work in {1}; let it finish or stop it first.</source>
+        <translation>다른 학습(프로세스 {0})이 {1} 폴더에서 진행 중이에요. 끝날 때까지 기다리거나 먼저 중지해 주세요.</translation>
+    </message>
+    <message>
+        <source>This file is an adapter, not a model; choose the model it belongs to.</source>
+        <translation>이 파일은 모델이 아니라 어댑터예요. 어댑터에 맞는 모델을 골라 주세요.</translation>
+    </message>
+    <message>
+        <source>Models of the kind {0} can be chatted with but not trained yet; those that can are: {1}.</source>
+        <translation>{0} 종류의 모델과는 대화할 수 있지만 아직 학습은 할 수 없어요. 학습할 수 있는 종류: {1}.</translation>
+    </message>
+    <message>
+        <source>Models made of several experts cannot be trained yet.</source>
+        <translation>여러 전문가로 이루어진 모델은 아직 학습할 수 없어요.</translation>
+    </message>
+    <message>
+        <source>Models with {0} position scaling cannot be trained yet.</source>
+        <translation>{0} 방식으로 위치를 조정하는 모델은 아직 학습할 수 없어요.</translation>
+    </message>
+    <message>
+        <source>The model file does not say its {0}; download it again.</source>
+        <translation>모델 파일에 {0} 정보가 없어요. 다시 내려받아 주세요.</translation>
+    </message>
+    <message>
+        <source>The model file has no {0}, so it cannot be trained on.</source>
+        <translation>모델 파일에 {0}이(가) 없어서 학습할 수 없어요.</translation>
+    </message>
+    <message>
+        <source>{0} is stored as {1}, which cannot be trained on; choose another quantisation of the model.</source>
+        <translation>{0} 파일은 {1} 형식으로 저장되어 있어 학습할 수 없어요. 다른 양자화 파일을 골라 주세요.</translation>
+    </message>
+    <message>
+        <source>{0} has a tensor {1} that cannot be trained with yet.</source>
+        <translation>{0} 파일에는 아직 학습에 쓸 수 없는 텐서 {1}이(가) 있어요.</translation>
+    </message>
+    <message>
+        <source>{0} does not fit its architecture ({1}).</source>
+        <translation>{0} 파일이 자기 구조와 맞지 않아요({1}).</translation>
+    </message>
+    <message>
+        <source>{0} is an adapter for another model.</source>
+        <translation>{0}은(는) 다른 모델용 어댑터예요.</translation>
+    </message>
+    <message>
+        <source>llama.cpp cannot read the vocabulary of {0}.</source>
+        <translation>llama.cpp가 {0}의 어휘를 읽지 못해요.</translation>
+    </message>
+    <message>
+        <source>This model has no token that ends a turn, so it cannot be trained.</source>
+        <translation>이 모델에는 차례를 끝내는 토큰이 없어서 학습할 수 없어요.</translation>
+    </message>
 </context>
 <context>
     <name>SettingsDialog</name>
@@ -1825,8 +2039,8 @@
         <translation>어느 답변이 더 나은가요?</translation>
     </message>
     <message>
-        <source>One is from your current model, one from the new version. Which is which is told at the end.</source>
-        <translation>하나는 지금 모델, 하나는 새 버전의 답변이에요. 어느 쪽인지는 끝에 알려 드려요.</translation>
+        <source>One is from “{0}”, one from “{1}”. How often you preferred each is told at the end.</source>
+        <translation>하나는 “{0}”, 하나는 “{1}”의 답변이에요. 어느 쪽을 몇 번 골랐는지는 끝에 알려 드려요.</translation>
     </message>
     <message>
         <source>Leave the comparison</source>
@@ -1865,28 +2079,24 @@
         <translation>질문 {1}개 중 {0}번째</translation>
     </message>
     <message>
-        <source>You preferred the new version</source>
-        <translation>새 버전을 더 좋아했어요</translation>
+        <source>You found no difference</source>
+        <translation>차이를 느끼지 못했어요</translation>
     </message>
     <message>
-        <source>You preferred your current model</source>
-        <translation>지금 모델을 더 좋아했어요</translation>
+        <source>You preferred “{0}”</source>
+        <translation>“{0}” 쪽을 더 좋아했어요</translation>
     </message>
     <message>
-        <source>You found them equally good</source>
-        <translation>둘이 비슷하다고 느꼈어요</translation>
+        <source>“{0}”: {1}. “{2}”: {3}. No difference: {4}.</source>
+        <translation>“{0}” {1}번, “{2}” {3}번, 차이 없음 {4}번.</translation>
     </message>
     <message>
-        <source>New version: {0}. Current model: {1}. No difference: {2}.</source>
-        <translation>새 버전 {0}번, 지금 모델 {1}번, 차이 없음 {2}번.</translation>
+        <source>Use “{0}”</source>
+        <translation>“{0}” 사용</translation>
     </message>
     <message>
-        <source>Use the new version</source>
-        <translation>새 버전 사용</translation>
-    </message>
-    <message>
-        <source>Keep the current one</source>
-        <translation>지금 모델 유지</translation>
+        <source>Keep “{0}”</source>
+        <translation>“{0}” 유지</translation>
     </message>
 </context>
 <context>
@@ -1929,6 +2139,10 @@
     <message>
         <source>The model Attune came with</source>
         <translation>Attune에 들어 있던 모델</translation>
+    </message>
+    <message>
+        <source>Learned from a version that was removed</source>
+        <translation>지워진 버전에서 배움</translation>
     </message>
     <message>
         <source>Use</source>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,24 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from desktop_app.errors import UserError
-from desktop_app.services.feedback_service import FeedbackService, UndoOffer
+from desktop_app.services.feedback_service import FeedbackService, UndoOffer, count
 from desktop_app.storage.chat_store import ChatStore, StoredMessage
 from desktop_app.storage.database import Database
 from desktop_app.storage.feedback_store import FeedbackStore
-from finetune.contract.chat_template import Message
-from finetune.contract.records import Comparison, Completion, Demonstration, Origin, Rating
+from finetune.contract.chat_template import CHATML, Message
+from finetune.contract.recipe import Recipe
+from finetune.contract.records import (
+    Comparison,
+    Completion,
+    Demonstration,
+    Origin,
+    Rating,
+    Record,
+    Verdict,
+)
+from finetune.data import Encoder, build_dataset
+from finetune.vocabulary import GgufVocabulary
+from tests import tiny_models
 
 ORIGIN = Origin("base", "ab" * 32, "cd" * 32, 0.5, "ef" * 32, {"seed": 7, "temperature": 0.8})
 
@@ -101,6 +114,22 @@ def test_an_unchanged_or_empty_correction_is_none(desk: Desk) -> None:
     assert desk.store.standing() == []
 
 
+def test_the_text_as_it_was_takes_the_correction_back(desk: Desk) -> None:
+    offers: list[UndoOffer | None] = []
+    changed: list[str] = []
+    desk.service.undo_changed.connect(offers.append)
+    desk.service.message_changed.connect(changed.append)
+    desk.service.correct(desk.one.id, "ONE!")
+    desk.service.correct(desk.one.id, " one\n")
+    assert desk.store.standing() == []
+    assert offers[-1] == UndoOffer("correction_cleared", desk.one.id)
+    assert changed == [desk.one.id, desk.one.id]
+    desk.service.undo()
+    (record,) = desk.store.standing()
+    assert isinstance(record, Demonstration)
+    assert record.completion.text == "ONE!"
+
+
 @pytest.mark.parametrize(
     ("chosen", "verdict", "ranks"),
     [(0, "ordered", (0, 1)), (1, "ordered", (1, 0)), (None, "all_good", (0, 0))],
@@ -133,8 +162,10 @@ def test_thumbs_of_one_kind_are_no_judgements_that_show_a_taste(desk: Desk) -> N
     desk.service.rate(desk.one.id, True)
     desk.service.rate(desk.two.id, True)
     assert desk.service.collected().preferences == 0
+    assert desk.service.collected().is_one_sided
     desk.service.rate(desk.two.id, False)
-    assert desk.service.collected().preferences == 2
+    assert desk.service.collected().preferences == 3  # two thumbs, and one over the other
+    assert not desk.service.collected().is_one_sided
 
 
 def test_the_persons_own_prompts_are_listed_with_their_history(desk: Desk) -> None:
@@ -171,3 +202,77 @@ def test_what_says_the_same_twice_counts_once(desk: Desk) -> None:
     desk.service.compare((desk.one.id, alike.id), alike.id, "ordered")
     now = desk.service.collected()
     assert (now.comparisons, now.demonstrations, now.preferences) == (3, 1, 1)
+
+
+# --- counting as the trainer does ---
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    model = tiny_models.write_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    return Encoder(GgufVocabulary(model, CHATML), None, 256)
+
+
+def said(number: int, *texts: str, by: Verdict | bool | None, prompt: str = "Why?") -> Record:
+    """A comparison, a thumb, or (None) the first text instead of the second."""
+    record_id, conversation, time = f"r{number}", f"c{number}", f"{number:03d}"
+    messages = (Message("user", prompt),)
+    first, *others = completions = [Completion(text) for text in texts]
+    if by is None:
+        corrects = others[0] if others else None
+        return Demonstration(record_id, conversation, messages, first, corrects, time)
+    if isinstance(by, bool):
+        return Rating(record_id, conversation, messages, first, by, time)
+    ranks = tuple(range(len(texts))) if by == "ordered" else (0,) * len(texts)
+    return Comparison(record_id, conversation, messages, tuple(completions), ranks, by, time)
+
+
+def counts(records: list[Record]) -> tuple[int, int]:
+    collected = count(records, Recipe())
+    return collected.demonstrations, collected.preferences
+
+
+def trained_on(records: list[Record], encoder: Encoder) -> tuple[int, int]:
+    data = build_dataset(
+        records, encoder, held_out_fraction=0.0, rating_weight=0.5, completion_room=16
+    )
+    return data.demonstration_count, data.preference_count
+
+
+@pytest.mark.parametrize(
+    ("records", "wanted"),
+    [
+        ([said(0, "a", "b", by="ordered"), said(1, "b", "a", by="ordered")], (1, 1)),
+        ([said(1, "b", "a", by="ordered"), said(0, "a", "b", by="ordered")], (1, 1)),
+        ([said(0, "a", "b", by="ordered"), said(1, "b", "a", by=None)], (1, 1)),
+        ([said(0, "a", by=False), said(1, "a", "b", by="ordered")], (0, 1)),
+        ([said(0, "a", by=True), said(1, "a", "b", by="all_bad")], (0, 0)),
+        ([said(0, "a", "b", by="all_good")], (2, 0)),
+        ([said(0, "a", "b", by="all_good"), said(1, "c", by=False)], (2, 5)),
+        ([said(0, "a", by=True), said(1, "a", by=False), said(2, "b", by=True)], (1, 3)),
+        ([said(0, "", by=True), said(1, "a", "", by=None)], (1, 1)),
+        ([said(0, "a", "b", "a", by="ordered")], (1, 2)),
+    ],
+)
+def test_what_contradicts_itself_counts_as_the_trainer_counts_it(
+    records: list[Record], wanted: tuple[int, int], encoder: Encoder
+) -> None:
+    assert trained_on(records, encoder) == wanted
+    assert counts(records) == wanted
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_feedback_counts_as_the_trainer_counts_it(seed: int, encoder: Encoder) -> None:
+    chance = random.Random(seed)
+    judgements: list[Verdict | bool | None] = [True, False, "ordered", "all_good", "all_bad", None]
+    records = [
+        said(
+            number,
+            *chance.choices("abcd", k=chance.choice([2, 3])),
+            by=chance.choice([*judgements, "ordered", "ordered"]),
+            prompt=chance.choice(["Why?", "How?"]),
+        )
+        for number in range(30)
+    ]
+    chance.shuffle(records)
+    assert counts(records) == trained_on(records, encoder)

@@ -246,6 +246,24 @@ def test_a_thumb_down_offers_a_correction_which_is_saved(stage: Stage, qtbot: Qt
     assert stage.card().corrected.isVisible()
 
 
+def test_a_correction_is_taken_back_by_the_text_as_it_was(stage: Stage, qtbot: QtBot) -> None:
+    stage.turn("Hello", "Go away.")
+    answer = stage.messages()[-1].id
+    stage.feedback.correct(answer, "Good morning!")
+    card = stage.card()
+    click(qtbot, card.corrected)
+    assert card.editor is not None
+    assert card.editor.text() == "Good morning!"
+    card.editor.set_text("Go away.")
+    qtbot.keyClick(card.editor.focusProxy(), Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    qtbot.waitUntil(lambda: card.editor is None)
+    assert stage.feedback.of_message(answer).correction is None
+    assert not card.corrected.isVisible()
+    stage.feedback.undo()
+    assert stage.feedback.of_message(answer).correction is not None
+    assert card.corrected.isVisible()
+
+
 def test_a_correction_can_be_left(stage: Stage, qtbot: QtBot) -> None:
     stage.turn("Hello", "Go away.")
     click(qtbot, stage.card().down)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from PySide6.QtWidgets import QLabel
 from pytestqt.qtbot import QtBot
 
 from desktop_app.ui.figures import figures
 from desktop_app.ui.learning_panel import LearningPage
-from finetune.contract.events import RunFailed, StepDone
+from desktop_app.ui.run_view import MOST_NOTES
+from desktop_app.ui.stage_timeline import StageTimeline
+from desktop_app.ui.theme import Theme
+from finetune.contract.events import STAGES, Note, RunFailed, StepDone
 from tests.desktop_app.ui.home import Home
 
 
@@ -133,6 +139,68 @@ def test_stages_without_enough_feedback_are_left_out(open_home: Callable[..., Ho
     assert states["reward"] == states["ppo"] == "left_out"
 
 
+def test_a_stage_that_was_passed_over_is_left_out_at_once(qtbot: QtBot, theme: Theme) -> None:
+    timeline = StageTimeline(theme)
+    qtbot.addWidget(timeline)
+    timeline.show_stages(STAGES, "evaluate", ("prepare", "sft"))
+    assert [timeline.rows[stage].state for stage in STAGES] == [
+        "done", "done", "left_out", "left_out", "at_work", "to_come",
+    ]  # fmt: skip
+    timeline.show_stages(STAGES, None, ("prepare",))
+    assert timeline.rows["sft"].state == "to_come"
+
+
+def test_agreement_on_a_handful_of_choices_is_not_told() -> None:
+    metrics = {"reward_accuracy": 1.0, "win_rate": 0.64}
+    measured = {"reward_held_out_pairs": 6.0, **metrics}
+    assert [f.metric for f in figures(metrics)] == ["reward_accuracy", "win_rate"]
+    assert figures(measured) == figures(metrics)
+    few = {"reward_held_out_pairs": 5.0, **metrics}
+    assert [f.metric for f in figures(few)] == ["win_rate"]
+
+
+def test_the_notes_of_a_run_stay_beside_the_offer(home: Home) -> None:
+    page = page_of(home)
+    home.like(4)
+    page.train.click()
+    wait_for(home, "offered")
+    assert note_labels(page, "One conversation in five") == [True]
+    page.offer.later.click()
+    assert note_labels(page, "One conversation in five") == [False]
+
+
+def test_the_notes_of_a_run_stay_beside_the_failure(open_home: Callable[..., Home]) -> None:
+    home = open_home(trainer="failure")
+    page = page_of(home)
+    home.like(12)
+    page.train.click()
+    wait_for(home, "idle")
+    assert page.failure.isVisible()
+    assert note_labels(page, "One conversation in five") == [True]
+    assert not page.run.stop.isVisible()
+    page.failure.close_button.click()
+    assert not page.run.isVisible()
+
+
+def test_of_many_notes_the_newest_are_kept(home: Home) -> None:
+    page = page_of(home)
+    for number in range(MOST_NOTES + 2):
+        home.learning.event_received.emit(Note(f"Note {number}."))
+    assert page.run.notes() == [f"Note {number}." for number in range(2, MOST_NOTES + 2)]
+    home.language.set("ko")
+    home.learning.event_received.emit(Note("The disk is full."))
+    assert page.run.notes()[-1] == "The disk is full."
+    assert not note_labels(page, "The disk is full.")
+    home.language.set("en")
+    home.qtbot.waitUntil(lambda: bool(note_labels(page, "The disk is full.")))
+
+
+def note_labels(page: LearningPage, beginning: str) -> list[bool]:
+    """Whether the labels that begin so are in sight."""
+    labels = page.run.findChildren(QLabel)
+    return [label.isVisible() for label in labels if label.text().startswith(beginning)]
+
+
 def test_a_stopped_run_is_offered_for_resuming(
     qtbot: QtBot, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +233,10 @@ def test_a_run_can_be_thrown_away(
     qtbot.waitUntil(lambda: home.learning.progress.step > 1, timeout=20_000)
     page.run.stop.click()
     wait_for(home, "idle")
+    answers = [False, True]
+    monkeypatch.setattr("desktop_app.ui.learning_panel.confirm", lambda *_: answers.pop(0))
+    page.resume.discard.click()
+    assert page.resume.isVisible()
     page.resume.discard.click()
     assert not page.resume.isVisible()
     assert page.train.isEnabled()
@@ -183,6 +255,30 @@ def test_a_trainer_that_dies_leaves_a_sentence_and_a_way_on(
     assert "resume" in page.failure.next_step.text()
     assert page.resume.isVisible()
     assert page.train.property("kind") == "plain"
+
+
+def test_only_what_can_go_on_is_promised_to(
+    open_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("desktop_app.ui.learning_panel.confirm", lambda *_: True)
+    home = open_home(trainer="death")
+    page = page_of(home)
+    liked = home.like(12)
+    page.train.click()
+    wait_for(home, "idle")
+    assert "resume" in page.failure.next_step.text()
+    home.feedback.rate(liked[0], None)
+    assert page.failure.next_step.text() == "Your model stays as it was."
+    assert not page.resume.isVisible()
+    home.feedback.undo()
+    assert "resume" in page.failure.next_step.text()
+    page.resume.discard.click()
+    assert page.failure.isVisible()
+    assert page.failure.next_step.text() == "Your model stays as it was."
+    for code in ("stopped", "out_of_memory", "disk_full", "bug"):
+        page.failure.show_failure(RunFailed(code, "Free some space, then resume the training."))  # type: ignore[arg-type]
+        assert "resume" not in page.failure.next_step.text()
+        assert page.failure.detail.isVisible() == (code == "bug")
 
 
 def test_a_result_that_is_not_better_is_told_and_not_offered(
@@ -252,6 +348,7 @@ def test_a_result_that_found_no_room_can_be_installed_later(
     page.resume.resume.click()
     assert home.learning.state == "offered"
     assert page.offer.isVisible()
+    assert not page.failure.isVisible()
     home.learning.dismiss_offer()
     home.learning.remove_version(home.learning.versions()[1].version_id)
     assert home.learning.resumable() is None
@@ -271,3 +368,25 @@ def test_a_run_whose_end_cannot_be_noted_ends_all_the_same(
     (run / "nowhere").replace(run / "events.jsonl")
     wait_for(home, "idle")
     assert page.failure.isVisible()
+
+
+def test_a_disk_that_takes_no_run_is_told_and_nothing_is_left_of_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = page_of(home)
+    home.like(4)
+
+    def fill(folder: Path) -> int:
+        folder.mkdir(parents=True)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(home.feedback_store, "write_snapshot", fill)
+        page.train.click()
+    notice = home.window.notices.notice("problem")
+    assert notice is not None
+    assert "The disk is full" in notice.accessibleName()
+    assert home.learning.state == "idle"
+    assert list(home.profile.runs.iterdir()) == []
+    page.train.click()
+    wait_for(home, "offered")

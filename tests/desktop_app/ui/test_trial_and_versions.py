@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QCoreApplication, QEvent, Qt
+from PySide6.QtGui import QAccessible, QAccessibleAnnouncementEvent, QKeyEvent
 from pytestqt.qtbot import QtBot
 
 from desktop_app.inference.engine import Event, RequestDone
@@ -45,6 +46,14 @@ def new_side(trial: TrialView) -> int:
     return next(i for i, t in enumerate(trial.texts) if t.toPlainText().startswith("You like"))
 
 
+def notice_of(home: Home) -> str:
+    """What is told on the trial's own page, where the person looks."""
+    notice = home.window.trial.notices.notice("problem")
+    assert notice is not None
+    home.qtbot.waitUntil(notice.isVisible)
+    return notice.accessibleName()
+
+
 def test_both_sides_are_written_by_different_versions(trained: Home) -> None:
     trial = begin(trained)
     wait_question(trained)
@@ -64,15 +73,17 @@ def test_five_questions_by_key_then_the_score_and_the_new_version(
         key = (Qt.Key.Key_1, Qt.Key.Key_2)[new_side(trial)]
         qtbot.keyClick(trial, {4: Qt.Key.Key_Equal, 5: Qt.Key.Key_0}.get(number, key))
     qtbot.waitUntil(lambda: trial.pages.currentWidget() is trial.result_page)
-    assert "new version" in trial.result_title.text()
-    assert trial.result_text.text() == "New version: 3. Current model: 0. No difference: 2."
+    old, new = (version.name for version in trained.learning.versions())
+    assert trial.result_title.text() == "You preferred “Personal model 1”"
+    assert trial.result_text.text() == f"“{new}”: 3. “{old}”: 0. No difference: 2."
+    assert trial.use_new.text() == "Use “Personal model 1”"
+    assert trial.keep.text() == f"Keep “{old}”"
     given = trained.feedback_store.standing()[kept:]
     assert [r.verdict for r in given if isinstance(r, Comparison)] == [
         "ordered", "ordered", "ordered", "all_good", "all_bad",
     ]  # fmt: skip
-    new = trained.learning.versions()[1].version_id
     trial.use_new.click()
-    assert trained.learning.active_version() == new
+    assert trained.learning.active_version() == trained.learning.versions()[1].version_id
     assert trained.learning.state == "idle"
     assert trained.window.pages.currentIndex() == 0
 
@@ -82,6 +93,131 @@ def test_keys_work_with_the_focus_in_a_text(qtbot: QtBot, trained: Home) -> None
     wait_question(trained)
     qtbot.keyClick(trial.texts[0], Qt.Key.Key_2)
     assert trial.pages.currentWidget() is trial.loading_page
+
+
+def test_the_model_before_is_not_called_a_new_version(trained: Home) -> None:
+    bundled, new = trained.learning.versions()
+    trained.learning.activate(new.version_id)
+    trained.qtbot.waitUntil(lambda: trained.chat.engine.state.status == "ready")
+    trial = trained.window.trial
+    panel_of(trained).cards[1].compare.click()
+    for _ in range(5):
+        wait_question(trained)
+        trial.answer(new_side(trial), "ordered")
+    trained.qtbot.waitUntil(lambda: trial.pages.currentWidget() is trial.result_page)
+    assert trial.result_title.text() == f"You preferred “{new.name}”"
+    assert trial.use_new.text() == f"Use “{bundled.name}”"
+    assert trial.keep.text() == f"Keep “{new.name}”"
+    assert trained.window.focusWidget() is trial.keep
+
+
+def test_where_all_are_bad_nothing_is_called_good(trained: Home) -> None:
+    trial = begin(trained)
+    for _ in range(5):
+        wait_question(trained)
+        trial.answer(None, "all_bad")
+    trained.qtbot.waitUntil(lambda: trial.pages.currentWidget() is trial.result_page)
+    assert trial.result_title.text() == "You found no difference"
+
+
+def test_a_long_name_fits_on_the_buttons(trained: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "A model with a very long name " * 3
+    named = [replace(version, name=name) for version in trained.learning.versions()]
+    monkeypatch.setattr(trained.learning, "versions", lambda: named)
+    trial = begin(trained)
+    for _ in range(5):
+        wait_question(trained)
+        trial.answer(0, "ordered")
+    trained.qtbot.waitUntil(lambda: trial.pages.currentWidget() is trial.result_page)
+    for button in (trial.use_new, trial.keep):
+        assert button.sizeHint().width() <= button.width()
+        assert name in button.accessibleName()
+
+
+def test_a_choice_that_cannot_be_kept_is_asked_for_again(trained: Home) -> None:
+    trial = begin(trained)
+    wait_question(trained)
+    shown = [text.toPlainText() for text in trial.texts]
+    trained.database.connection.execute("PRAGMA query_only = ON")
+    trial.choose[0].click()
+    assert trial.pages.currentWidget() is trial.question_page
+    assert [text.toPlainText() for text in trial.texts] == shown
+    assert "could not be saved" in notice_of(trained)
+    trained.database.connection.execute("PRAGMA query_only = OFF")
+    trial.choose[0].click()
+    assert trial.notices.notice("problem") is None
+    trained.qtbot.waitUntil(lambda: trial.place.text() == "2 of 5")
+
+
+def test_a_comparison_that_is_refused_does_not_stay_on_the_page_of_another(trained: Home) -> None:
+    begin(trained)
+    wait_question(trained)
+    trained.window._start_trial(trained.learning.active_version())
+    assert trained.window.pages.currentIndex() == 0
+    assert trained.learning.trial_length == 0
+    notice = trained.window.notices.notice("problem")
+    assert notice is not None
+    trained.qtbot.waitUntil(notice.isVisible)
+
+
+def test_an_engine_that_is_gone_after_some_answers_says_why_it_ends(trained: Home) -> None:
+    trial = begin(trained)
+    wait_question(trained)
+    trained.engine.fail("The model is gone.")
+    trained.qtbot.waitUntil(lambda: trained.chat.engine.state.status == "failed")
+    trial.answer(0, "ordered")
+    assert trial.pages.currentWidget() is trial.result_page
+    assert "No model is loaded" in notice_of(trained)
+
+
+def test_somebody_who_types_elsewhere_is_not_interrupted(qtbot: QtBot, trained: Home) -> None:
+    trial = begin(trained)
+    search = trained.window.conversations.search
+    search.setFocus()
+    qtbot.keyClicks(search, "tea")
+    for _ in range(5):
+        wait_question(trained)
+        assert trained.window.focusWidget() is search
+        trial.answer(None, "all_good")
+    qtbot.waitUntil(lambda: trial.pages.currentWidget() is trial.result_page)
+    assert trained.window.focusWidget() is search
+
+
+def test_a_question_takes_the_keys_from_an_empty_field(trained: Home) -> None:
+    begin(trained)
+    trained.window.conversations.search.setFocus()
+    wait_question(trained)
+    assert trained.window.focusWidget() is trained.window.trial
+
+
+def test_a_key_that_is_held_down_is_one_choice(trained: Home) -> None:
+    trial = begin(trained)
+    wait_question(trained)
+    again = QKeyEvent(
+        QEvent.Type.KeyPress, Qt.Key.Key_1, Qt.KeyboardModifier.NoModifier, "1", autorep=True
+    )
+    QCoreApplication.sendEvent(trial, again)
+    assert trial.pages.currentWidget() is trial.question_page
+
+
+def test_questions_and_the_result_are_announced(
+    trained: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    def hear(event: object) -> None:
+        if isinstance(event, QAccessibleAnnouncementEvent):
+            heard.append(event.message())
+
+    monkeypatch.setattr(QAccessible, "updateAccessibility", hear)
+    trial = begin(trained)
+    for _ in range(5):
+        wait_question(trained)
+        trial.answer(0, "ordered")
+    trained.qtbot.waitUntil(lambda: trial.pages.currentWidget() is trial.result_page)
+    questions = [f"Question {number} of 5" for number in range(1, 6)]
+    assert [text for text in heard if text.startswith("Question")] == questions
+    assert heard[-1] == trial.result_title.text()
 
 
 def test_the_order_is_not_always_the_same(trained: Home) -> None:
