@@ -110,6 +110,7 @@ def evaluate(
     tokens_at_once: int,
     rows_at_once: int = ROWS_AT_ONCE,
     missing_end_score: float = -2.0,
+    held_out_prompts: int | None = None,
 ) -> Report:
     """Measure the model with the adapters ``roles``.
 
@@ -117,6 +118,8 @@ def evaluate(
         reference: the adapters of the model it is tied to by KL.
         before: what the base wrote for ``prompts``.
         demonstrations: held-out liked and corrected completions.
+        held_out_prompts: how many of ``prompts`` no stage has seen, for the report; None where
+            that is not known.
     """
     after = write_for(
         policy, prompts, recipe, vocabulary.end_ids, seed, *roles, rows_at_once=rows_at_once
@@ -145,6 +148,8 @@ def evaluate(
         "base_ended": before.ended,
         "empty": after.empty,
     }
+    if held_out_prompts is not None:
+        metrics["held_out_prompts"] = float(held_out_prompts)
     if scores is not None:
         new = completion_scores(after.completed, scores.score, missing_end_score)
         old = completion_scores(before.completed, scores.score, missing_end_score)

@@ -342,6 +342,7 @@ class _Run:
                 self.vocabulary,
                 seed,
                 missing_end_score=self.recipe.ppo.missing_end_score,
+                held_out_prompts=len(prompts) if self.data.held_out.prompts else 0,
             )
             report = self._in_memory("evaluate", measured)
             failures = list(report.failures)

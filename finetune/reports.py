@@ -70,6 +70,7 @@ def evaluate_adapter(
         settings.seed,
         plan.tokens,
         plan.rows,
+        held_out_prompts=len(prompts) if data.held_out.prompts else 0,
     )
     if as_json:
         shown = {"metrics": report.metrics, "failures": report.failures}

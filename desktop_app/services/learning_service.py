@@ -7,7 +7,6 @@ active version.
 
 from __future__ import annotations
 
-import logging
 import random
 import re
 import shutil
@@ -26,7 +25,17 @@ from desktop_app.inference.model_store import ModelStore
 from desktop_app.services.chat_service import ChatService
 from desktop_app.services.feedback_service import FeedbackService
 from desktop_app.services.run_folder import write_run
-from desktop_app.services.run_marks import DISCARDED, INSTALLED, mark, result_of
+from desktop_app.services.run_marks import (
+    DECIDED,
+    DISCARDED,
+    INSTALLED,
+    can_go_on,
+    mark,
+    newest_run,
+    note_end,
+    result_of,
+    undecided,
+)
 from desktop_app.services.saving import saving
 from desktop_app.services.trainer_process import TrainerProcess
 from desktop_app.storage.feedback_store import FeedbackStore
@@ -34,11 +43,9 @@ from finetune.contract import events
 from finetune.contract.chat_template import Message
 from finetune.contract.errors import InputError
 from finetune.contract.events import Event, FailureCode, RunDone, RunFailed, Stage
-from finetune.contract.manifest import Manifest, read_manifest
+from finetune.contract.manifest import Manifest
 from finetune.contract.recipe import Recipe
 from finetune.contract.records import Completion, Verdict
-
-log = logging.getLogger(__name__)
 
 LearningState = Literal["idle", "training", "stopping", "installing", "offered"]
 TRIAL_PROMPTS: Final = 5
@@ -121,10 +128,10 @@ class LearningService(QObject):
         self._chat = chat
         self._feedback_service = feedback_service
         self._trainer = trainer
-        self._state: LearningState = "idle"
         self._run_dir: Path | None = None
         self._progress = Progress()
-        self._offered: Manifest | None = None
+        self._offered = self._left_open()
+        self._state: LearningState = "idle" if self._offered is None else "offered"
         self._trial: _Trial | None = None
         trainer.event_received.connect(self._on_event)
         trainer.ended.connect(self._on_ended)
@@ -183,17 +190,12 @@ class LearningService(QObject):
 
         Not where it would learn from feedback that has been taken back since.
         """
-        runs = sorted(p for p in self._runs.iterdir() if (p / "run.json").is_file())
-        if not runs or self._state != "idle" or (runs[-1] / DISCARDED).exists():
+        run_dir = newest_run(self._runs)
+        if run_dir is None or self._state != "idle" or not can_go_on(run_dir, self.versions):
             return None
-        result = result_of(runs[-1])
-        if isinstance(result, RunFailed):
-            can_go_on = result.code in ("stopped", "bug", "out_of_memory", "disk_full")
-        else:
-            can_go_on = result is None or not self._was_installed(runs[-1], result)
-        if not isinstance(result, RunDone) and self._feedback.has_lost(runs[-1] / "feedback"):
-            return None
-        return runs[-1] if can_go_on else None
+        is_done = isinstance(result_of(run_dir), RunDone)
+        has_lost = not is_done and self._feedback.has_lost(run_dir / "feedback")
+        return None if has_lost else run_dir
 
     def resume(self) -> None:
         """Go on with the newest run; of one that is done, install the result."""
@@ -376,23 +378,19 @@ class LearningService(QObject):
         else:
             if result_of(self._run_dir) is None:
                 # The trainer died silently: the run folder is the truth, so it says so too.
-                try:
-                    with (self._run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
-                        file.write("\n" + events.to_line(result) + "\n")
-                except OSError:  # without an end it can be resumed as well
-                    log.exception("The end of the run could not be noted")
+                note_end(self._run_dir, result)
             self._set_state("idle")
         self.run_ended.emit(result)
 
-    def _was_installed(self, run_dir: Path, result: RunDone) -> bool:
-        """Whether a result is among the versions, was, or cannot be any more."""
-        if (run_dir / INSTALLED).exists():
-            return True
-        try:
-            version_id = read_manifest(Path(result.export_dir)).version_id
-        except (InputError, OSError):
-            return True
-        return version_id in {version.version_id for version in self.versions()}
+    def _left_open(self) -> Manifest | None:
+        """What was on offer when the app was closed.
+
+        Only where it can be compared with what is in use: not while another model's file is.
+        """
+        version, active = undecided(self._runs, self.versions()), self.active_model()
+        if version is None or version.version_id == active.version_id:
+            return None
+        return version if version.base_sha256 == active.sha256 else None
 
     def _next_question(self) -> None:
         trial = self._trial
@@ -464,7 +462,11 @@ class LearningService(QObject):
             self._end_offer()
 
     def _end_offer(self) -> None:
+        """It is decided, and not offered again at the next start."""
         self.end_trial()
+        run_dir = newest_run(self._runs)  # no other run can begin while its version is on offer
+        if self._offered is not None and run_dir is not None:
+            mark(run_dir, DECIDED)
         self._offered = None
         if self._state == "offered":
             self._set_state("idle")

@@ -26,6 +26,8 @@ class Figure:
 
 LEAST_PAIRS: Final = 6
 """How often a reward model agrees on fewer unseen choices than this says nothing yet."""
+_ON_KNOWN_TEXT: Final = {"loss_ratio": str(QT_TRANSLATE_NOOP("Figures", "Loss on known text"))}
+"""Labels by metric where nothing could be held out."""
 
 # Metric names (any of them), unit, label.
 _TABLE: Final[Sequence[tuple[Sequence[str], Unit, str]]] = (
@@ -40,7 +42,11 @@ _TABLE: Final[Sequence[tuple[Sequence[str], Unit, str]]] = (
         str(QT_TRANSLATE_NOOP("Figures", "Nearer to your taste")),
     ),
     (("length_ratio",), "times", str(QT_TRANSLATE_NOOP("Figures", "Length of answers"))),
-    (("kl_to_base", "kl"), "nats", str(QT_TRANSLATE_NOOP("Figures", "Distance from the base"))),
+    (
+        ("kl_to_base", "kl"),
+        "nats",
+        str(QT_TRANSLATE_NOOP("Figures", "Distance from the original model")),
+    ),
     (("loss_ratio",), "times", str(QT_TRANSLATE_NOOP("Figures", "Loss on unseen text"))),
     (("distinct_ratio",), "times", str(QT_TRANSLATE_NOOP("Figures", "Variety of words"))),
 )
@@ -54,13 +60,31 @@ def figures(metrics: Mapping[str, float], most: int = 6) -> list[Figure]:
     """
     pairs = metrics.get("reward_held_out_pairs", LEAST_PAIRS)
     is_agreement_told = "win_rate" in metrics and pairs >= LEAST_PAIRS
+    own_labels = _ON_KNOWN_TEXT if _is_on_known_text(metrics) else {}
     found = []
     for names, unit, label in _TABLE:
         name = next((name for name in names if name in metrics), None)
         if name is not None and (name != "reward_accuracy" or is_agreement_told):
-            translated = QCoreApplication.translate("Figures", label)
+            translated = QCoreApplication.translate("Figures", own_labels.get(name, label))
             found.append(Figure(translated, _shown(metrics[name], unit), name))
     return found[:most]
+
+
+def basis(metrics: Mapping[str, float]) -> str:
+    """What the figures compare with; and, where so, that they were not measured on anything new.
+
+    A version's figures compare it with the model it was trained on, whichever is in use.
+    """
+    if _is_on_known_text(metrics):
+        return QCoreApplication.translate(
+            "Figures", "Compared with the original model, on prompts this version practised with"
+        )
+    return QCoreApplication.translate("Figures", "Compared with the original model")
+
+
+def _is_on_known_text(metrics: Mapping[str, float]) -> bool:
+    """Whether nothing was held out; versions of earlier times do not say."""
+    return metrics.get("held_out_prompts") == 0
 
 
 def _shown(value: float, unit: Unit) -> str:

@@ -101,7 +101,7 @@ class MainWindow(QMainWindow):
         self._settings_button.clicked.connect(self.show_settings)
         self._keys_button.clicked.connect(self.shortcuts.show_list)
         self._retranslate()
-        self._run_notices.offer_to_resume()
+        self._run_notices.tell_at_start()
         self.composer.setFocus()
 
     # --- what the keys and buttons do ---

@@ -39,24 +39,30 @@ class RunNotices(QObject):
         learning.state_changed.connect(self._on_state)
         page.shown.connect(self._on_seen)
 
-    def offer_to_resume(self) -> None:
-        """At the start: a training of an earlier time can go on."""
+    def tell_at_start(self) -> None:
+        """A training of an earlier time can go on, or its version has not been decided on."""
         if self._learning.resumable() is not None:
             show = Action(self.tr("Show"), self._show_page)
             told = self.tr("A training is unfinished.")
             self._notices.show_notice(_UNFINISHED, told, actions=[show], seconds=0)
+        elif self._learning.state == "offered" and not self._page.isVisible():
+            self._tell_of_a_version()
 
     def _on_ended(self, result: RunDone | RunFailed) -> None:
         was_stopped = isinstance(result, RunFailed) and result.code == "stopped"
         if was_stopped or self._page.isVisible():
             return
-        show = Action(self.tr("Show"), self._show_page)
         if isinstance(result, RunDone):
-            told = self.tr("Your model has learned.")
-            self._notices.show_notice(_ENDED, told, kind="success", actions=[show], seconds=0)
+            self._tell_of_a_version()
         else:
+            show = Action(self.tr("Show"), self._show_page)
             told = self.tr("The training ended without a new model.")
             self._notices.show_notice(_ENDED, told, kind="problem", actions=[show])
+
+    def _tell_of_a_version(self) -> None:
+        show = Action(self.tr("Show"), self._show_page)
+        told = self.tr("Your model has learned.")
+        self._notices.show_notice(_ENDED, told, kind="success", actions=[show], seconds=0)
 
     def _on_state(self, _state: str) -> None:
         self._notices.dismiss(_ENDED)

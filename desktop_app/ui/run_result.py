@@ -6,14 +6,14 @@ from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QWidget
 
 from desktop_app.ui.controls import Button, Card, TextLabel
-from desktop_app.ui.figures import figures
+from desktop_app.ui.figures import basis, figures
 from desktop_app.ui.sentences import in_our_language
 from finetune.contract.events import RunFailed
 from finetune.contract.manifest import Manifest
 
 
 class FigureGrid(QWidget):
-    """Figures, one a line: what it is and how much."""
+    """Figures, one a line: what it is and how much; above them what they compare with."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -31,13 +31,18 @@ class FigureGrid(QWidget):
             widget = item.widget() if item is not None else None
             if widget is not None:
                 widget.deleteLater()
-        for row, figure in enumerate(figures(metrics)):
+        found = figures(metrics)
+        if found:
+            compared_with = TextLabel("small")
+            compared_with.setText(basis(metrics))
+            self._grid.addWidget(compared_with, 0, 0, 1, 2)
+        for row, figure in enumerate(found, start=1):
             label, value = TextLabel("muted"), TextLabel("strong", wrap=False)
             label.setText(figure.label)
             value.setText(figure.value)
             self._grid.addWidget(label, row, 0)
             self._grid.addWidget(value, row, 1, Qt.AlignmentFlag.AlignRight)
-        self.setVisible(self._grid.count() > 0)
+        self.setVisible(bool(found))
 
     def changeEvent(self, event: QEvent) -> None:
         if event.type() == QEvent.Type.LanguageChange:
@@ -65,11 +70,13 @@ class OfferCard(Card):
         self.compare = Button("primary")
         self.use = Button("plain")
         self.later = Button("quiet")
+        self.afterwards = TextLabel("small")
         for widget in (self._title, self._sentence, self._figures):
             self.column.addWidget(widget)
         self.column.addSpacing(4)
         for button in (self.compare, self.use, self.later):
             self.column.addWidget(button)
+        self.column.addWidget(self.afterwards)
         self.compare.clicked.connect(self.compare_requested)
         self.use.clicked.connect(self.use_requested)
         self.later.clicked.connect(self.later_requested)
@@ -96,6 +103,9 @@ class OfferCard(Card):
         self.compare.setText(self.tr("Compare blind"))
         self.use.setText(self.tr("Use it now"))
         self.later.setText(self.tr("Not now"))
+        afterwards = self.tr("If you decide later, you find it under Versions.")
+        self.afterwards.setText(afterwards)
+        self.later.setAccessibleDescription(afterwards)
 
 
 class FailureCard(Card):

@@ -24,7 +24,7 @@ LONGEST_WORD: Final = 24
 
 
 class SampleCard(Card):
-    """One prompt with what was written before and after."""
+    """One prompt with what the original model wrote, and what the new version does."""
 
     def __init__(self, sample: events.Sample, parent: QWidget | None = None) -> None:
         super().__init__(parent=parent)
@@ -48,8 +48,8 @@ class SampleCard(Card):
         super().changeEvent(event)
 
     def _retranslate(self) -> None:
-        self._headings[0].setText(self.tr("Before"))
-        self._headings[1].setText(self.tr("After"))
+        self._headings[0].setText(self.tr("Original model"))
+        self._headings[1].setText(self.tr("New version"))
 
 
 class NotesCard(Card):
@@ -246,7 +246,7 @@ class RunView(QWidget):
         self._title.setText(titles.get(state, self.tr("Your model is learning")))
         self.stop.setText(self.tr("Stop"))
         self.stop.setEnabled(state == "training")
-        self._samples_title.setText(self.tr("Before and after"))
+        self._samples_title.setText(self.tr("Original model and new version"))
         progress = self._progress
         step = (
             self.tr("Step {0} of {1}").format(progress.step, progress.steps)

@@ -126,7 +126,7 @@ class StageTimeline(QWidget):
             ),
             "evaluate": (
                 self.tr("Examine"),
-                self.tr("Compares the new version with the old one on what was put aside."),
+                self.tr("Compares the new version with the original model on what was put aside."),
             ),
             "export": (self.tr("Finish"), self.tr("Writes the new version to the disk.")),
         }

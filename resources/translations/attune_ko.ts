@@ -453,6 +453,10 @@
 <context>
     <name>Figures</name>
     <message>
+        <source>Loss on known text</source>
+        <translation>이미 본 글의 손실</translation>
+    </message>
+    <message>
         <source>Agrees with your choices</source>
         <translation>내 선택과 일치</translation>
     </message>
@@ -465,7 +469,7 @@
         <translation>답변 길이</translation>
     </message>
     <message>
-        <source>Distance from the base</source>
+        <source>Distance from the original model</source>
         <translation>원래 모델과의 거리</translation>
     </message>
     <message>
@@ -475,6 +479,14 @@
     <message>
         <source>Variety of words</source>
         <translation>낱말의 다양함</translation>
+    </message>
+    <message>
+        <source>Compared with the original model, on prompts this version practised with</source>
+        <translation>원래 모델과 비교한 값이에요. 이 버전이 연습한 질문으로 쟀어요</translation>
+    </message>
+    <message>
+        <source>Compared with the original model</source>
+        <translation>원래 모델과 비교한 값이에요</translation>
     </message>
     <message>
         <source>{0} nats</source>
@@ -841,7 +853,11 @@
     </message>
     <message>
         <source>Not now</source>
-        <translation>나중에</translation>
+        <translation>지금은 안 함</translation>
+    </message>
+    <message>
+        <source>If you decide later, you find it under Versions.</source>
+        <translation>나중에 정해도 ‘버전’ 탭에서 찾을 수 있어요.</translation>
     </message>
 </context>
 <context>
@@ -943,8 +959,8 @@
         <translation>중지</translation>
     </message>
     <message>
-        <source>Before and after</source>
-        <translation>학습 전과 후</translation>
+        <source>Original model and new version</source>
+        <translation>원래 모델과 새 버전</translation>
     </message>
     <message>
         <source>Step {0} of {1}</source>
@@ -984,12 +1000,12 @@
 <context>
     <name>SampleCard</name>
     <message>
-        <source>Before</source>
-        <translation>전</translation>
+        <source>Original model</source>
+        <translation>원래 모델</translation>
     </message>
     <message>
-        <source>After</source>
-        <translation>후</translation>
+        <source>New version</source>
+        <translation>새 버전</translation>
     </message>
 </context>
 <context>
@@ -1968,8 +1984,8 @@
         <translation>시험</translation>
     </message>
     <message>
-        <source>Compares the new version with the old one on what was put aside.</source>
-        <translation>따로 둔 것으로 새 버전과 이전 버전을 비교해요.</translation>
+        <source>Compares the new version with the original model on what was put aside.</source>
+        <translation>따로 둔 것으로 새 버전과 원래 모델을 비교해요.</translation>
     </message>
     <message>
         <source>Finish</source>

@@ -91,6 +91,17 @@ def test_a_little_feedback_still_gives_sft(runs: Runs) -> None:
     assert manifest.version_id == "run"
 
 
+@pytest.mark.parametrize(("conversations", "unseen"), [(3, False), (8, True)])
+def test_the_report_says_on_how_many_unseen_prompts_it_was_measured(
+    runs: Runs, conversations: int, unseen: bool
+) -> None:
+    wanted = {"stages": ["sft"], "min_demonstrations": 1}
+    done = runs.run(runs.prepare("a", feedback(conversations), **wanted))
+    measured = read_manifest(Path(done.export_dir)).metrics["held_out_prompts"]
+    assert (measured > 0) == unseen
+    assert measured <= conversations / 2
+
+
 def test_preferences_alone_give_ppo_on_the_base(runs: Runs) -> None:
     # So many rows that some end by themselves: where none does, there is nothing to learn.
     many = {"prompts_per_step": 16, "completions_per_prompt": 4}

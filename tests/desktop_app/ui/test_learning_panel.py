@@ -10,7 +10,7 @@ import pytest
 from PySide6.QtWidgets import QLabel
 from pytestqt.qtbot import QtBot
 
-from desktop_app.ui.figures import figures
+from desktop_app.ui.figures import basis, figures
 from desktop_app.ui.learning_panel import LearningPage
 from desktop_app.ui.run_view import MOST_NOTES
 from desktop_app.ui.stage_timeline import StageTimeline
@@ -80,6 +80,8 @@ def test_a_run_from_the_button_to_the_offer(qtbot: QtBot, home: Home) -> None:
     assert page.offer.isVisible()
     assert page.run.notes() == ["One conversation in five is kept for the examination."]
     assert page.run.sample_count() == 2
+    qtbot.waitUntil(lambda: texts_in_sight(page).count("Compared with the original model") == 1)
+    assert [texts_in_sight(page).count(t) for t in ("Original model", "New version")] == [2, 2]
     assert page.run.isVisible()
     assert not page.run.stop.isVisible()
     page.offer.later.click()
@@ -159,6 +161,24 @@ def test_agreement_on_a_handful_of_choices_is_not_told() -> None:
     assert [f.metric for f in figures(few)] == ["win_rate"]
 
 
+def test_figures_on_practised_prompts_are_not_called_unseen() -> None:
+    metrics = {"win_rate": 0.64, "loss_ratio": 0.9}
+    for measured in (metrics, {"held_out_prompts": 4.0, **metrics}):
+        assert basis(measured) == "Compared with the original model"
+        assert [f.label for f in figures(measured)][-1] == "Loss on unseen text"
+    known = {"held_out_prompts": 0.0, **metrics}
+    assert basis(known).endswith("on prompts this version practised with")
+    assert [f.label for f in figures(known)] == ["Nearer to your taste", "Loss on known text"]
+
+
+def test_the_examination_is_said_to_be_against_the_original_model(
+    qtbot: QtBot, theme: Theme
+) -> None:
+    timeline = StageTimeline(theme)
+    qtbot.addWidget(timeline)
+    assert "with the original model" in timeline.rows["evaluate"].explanation.text()
+
+
 def test_the_notes_of_a_run_stay_beside_the_offer(home: Home) -> None:
     page = page_of(home)
     home.like(4)
@@ -193,6 +213,10 @@ def test_of_many_notes_the_newest_are_kept(home: Home) -> None:
     assert not note_labels(page, "The disk is full.")
     home.language.set("en")
     home.qtbot.waitUntil(lambda: bool(note_labels(page, "The disk is full.")))
+
+
+def texts_in_sight(page: LearningPage) -> list[str]:
+    return [label.text() for label in page.findChildren(QLabel) if label.isVisible()]
 
 
 def note_labels(page: LearningPage, beginning: str) -> list[bool]:

@@ -61,6 +61,19 @@ def test_the_end_of_a_run_is_told_where_the_panel_is_closed(home: Home) -> None:
     assert told(home) == ""
 
 
+def test_a_version_that_still_waits_is_told_of_at_the_next_start(home: Home) -> None:
+    home.like(4)
+    home.learning.start()
+    wait_for(home, "offered")
+    again = home.open_window()
+    notice = again.notices.notice("run")
+    assert notice is not None
+    assert notice.accessibleName() == "Your model has learned."
+    button(notice, "Show").click()
+    assert again.panel.learning_page.offer.isVisible()
+    assert again.notices.notice("run") is None
+
+
 def test_the_end_of_a_run_is_told_where_the_other_tab_is_chosen(
     open_home: Callable[..., Home],
 ) -> None:
