@@ -33,6 +33,7 @@ from desktop_app.services.chat_service import ChatService
 from desktop_app.services.feedback_service import FeedbackService
 from desktop_app.services.file_check import FileCheck
 from desktop_app.services.learning_service import LearningService
+from desktop_app.services.saving import saving
 from desktop_app.services.trainer_process import TRAINER_COMMAND, TrainerProcess
 from desktop_app.settings import Settings, load_settings, save_settings
 from desktop_app.storage.chat_store import ChatStore
@@ -116,9 +117,16 @@ class App(QObject):
         self.chat.engine.check_cancelled.connect(self._cancel_check)
 
     def start(self) -> None:
-        """Show the window, then start what is slow."""
-        self.chat.open_last()
+        """Show the window, whatever the disk does not take, then start what is slow."""
+        problem: tuple[str, str] | None = None
+        try:
+            self.chat.open_last()
+        except (UserError, OSError, sqlite3.Error) as error:
+            log.exception("The last conversation could not be opened")
+            problem = sentence(error)
         self.window.show()
+        if problem is not None:
+            self.chat.problem.emit(*problem)
         QTimer.singleShot(0, self._start_engine)
 
     def close(self) -> None:
@@ -188,9 +196,14 @@ class App(QObject):
             self.chat.engine.fail(*sentence(error))
 
     def _change_settings(self, settings: Settings) -> None:
+        """In force at once, also where the disk does not take it."""
         self.settings = settings
-        save_settings(self.profile.settings, settings)
         self._apply_settings(settings)
+        try:
+            with saving():
+                save_settings(self.profile.settings, settings)
+        except UserError as error:
+            self.chat.problem.emit(error.message, error.hint)
 
     def _apply_settings(self, settings: Settings) -> None:
         self.language.set(settings.language)
@@ -219,20 +232,11 @@ def run(options: Options, qt_arguments: Sequence[str] = ()) -> int:
     profile: Profile | None = None
     try:
         profile = open_profile(options.profile_dir)
-        lock = QLockFile(str(profile.root / "attune.lock"))
-        if not lock.tryLock(100):
-            raise UserError(
-                "Attune is open already with this profile.",
-                "Use the window that is open, or start with another --profile-dir.",
-            )
+        lock = lock_profile(profile)
         _begin_log(profile.logs)
         app = App(profile, options)
-    except (UserError, ValueError) as error:
-        language = Language()
-        language.set(load_settings(profile.settings).language if profile else "")
-        message, hint = (in_our_language(part) for part in sentence(error))
-        print(f"{message} {hint}".strip(), file=sys.stderr)
-        QMessageBox.critical(None, "Attune", f"{message}\n\n{hint}".strip())
+    except (UserError, ValueError, OSError) as error:
+        _refuse(error, profile)
         return 1
     install_excepthook(app.chat.problem.emit)
     application.aboutToQuit.connect(app.close)
@@ -241,6 +245,41 @@ def run(options: Options, qt_arguments: Sequence[str] = ()) -> int:
     app.close()
     lock.unlock()
     return code
+
+
+def lock_profile(profile: Profile) -> QLockFile:
+    """Keep every other Attune out of the folder for as long as the lock lives.
+
+    Raises:
+        UserError: another one is there, or nothing can be written there.
+    """
+    lock = QLockFile(str(profile.root / "attune.lock"))
+    if lock.tryLock(100):
+        return lock
+    if lock.error() is QLockFile.LockError.LockFailedError:
+        raise UserError(
+            "Attune is open already with this profile.",
+            "Use the window that is open, or start with another --profile-dir.",
+        )
+    raise UserError(
+        f"Attune cannot write in the folder {profile.root}.",
+        "Check that it is yours and that the disk is not full, or choose another one with "
+        "--profile-dir.",
+    )
+
+
+def _refuse(error: Exception, profile: Profile | None) -> None:
+    """Say why there is no window, in the person's language."""
+    language = Language()
+    language.set(load_settings(profile.settings).language if profile else "")
+    if profile is not None and isinstance(error, OSError):
+        error = UserError(
+            f"The folder {profile.root} cannot be used: {error.strerror or error}.",
+            "Choose another one with --profile-dir.",
+        )
+    message, hint = (in_our_language(part) for part in sentence(error))
+    print(f"{message} {hint}".strip(), file=sys.stderr)
+    QMessageBox.critical(None, "Attune", f"{message}\n\n{hint}".strip())
 
 
 def _begin_log(folder: Path) -> None:

@@ -21,6 +21,9 @@ PORTION: Final = 4
 """What is left out is a multiple of this part of the room for the prompt."""
 SUMMARISED_PORTION: Final = 2
 """Summarising costs more, so more is summarised at a time, and less often."""
+LARGE_LEAD: Final = 4
+"""More than this part of the context is too much for what stands before every turn; a summary,
+which stands there as well, is never as long."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def fit(
         overflow: "summarise" leaves out more at once, as that is rarer.
 
     Raises:
-        InputError: the last turn alone is too long; or nothing may be left out.
+        InputError: the last turn alone, or the system prompt, is too long; or nothing may be left
+            out.
     """
     room = context_length - reserved(max_tokens, context_length)
     lead = [m for m in messages[:1] if m.role == "system"]
@@ -65,7 +69,8 @@ def fit(
     low, high = 0, len(starts) - 1
     best = encode([*lead, *turns[starts[high] :]])
     if len(best) > context_length - LEAST_ANSWER:
-        raise _too_long(len(best), context_length, turns[starts[high] :])
+        last = turns[starts[high] :]
+        raise _too_long(len(best), len(encode(last)), context_length, last)
     if overflow == "stop" and high > 0:
         raise InputError(
             f"This conversation is {whole:,} tokens long, and the model can read "
@@ -90,9 +95,19 @@ def reserved(max_tokens: int, context_length: int) -> int:
     return min(max_tokens, context_length // 4)
 
 
-def _too_long(tokens: int, length: int, turn: Sequence[Message]) -> InputError:
+def _too_long(tokens: int, alone: int, length: int, turn: Sequence[Message]) -> InputError:
+    """Names what has to be shortened.
+
+    Args:
+        tokens: of the system prompt and the last turn.
+        alone: of the last turn.
+    """
+    if alone <= length - LEAST_ANSWER and tokens - alone > length // LARGE_LEAD:
+        return InputError(
+            "The system prompt is too long for this model. Shorten it in the settings."
+        )
     what = "This message" if len(turn) == 1 else "The last turn"
     return InputError(
-        f"{what} is {tokens:,} tokens long, and the model can read {length:,} at once. "
+        f"{what} is {alone:,} tokens long, and the model can read {length:,} at once. "
         "Shorten it or send it in parts."
     )

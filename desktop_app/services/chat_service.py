@@ -21,7 +21,7 @@ from desktop_app.inference.engine import SamplingParams, StreamSpec
 from desktop_app.services.completion_keeper import CompletionKeeper
 from desktop_app.services.conversation_context import ConversationContext, summary_tokens
 from desktop_app.services.engine_service import EngineService, EngineState
-from desktop_app.services.turn import TITLE_LENGTH, Streaming, Turn, title_of
+from desktop_app.services.turn import TITLE_LENGTH, Streaming, Turn, best_of, title_of
 from desktop_app.services.turn import PendingComparison as PendingComparison
 from desktop_app.storage.chat_store import (
     ChatStore,
@@ -85,6 +85,7 @@ class ChatService(QObject):
         self._turn: Turn | None = None
         self._pending: PendingComparison | None = None
         self._current = ""
+        self._deleted_open: set[str] = set()
         self.sampling = SamplingParams()
         self.system_prompt = ""
         self.chance: random.Random = random.SystemRandom()
@@ -109,9 +110,8 @@ class ChatService(QObject):
         self._repaint.stop()
         self._save.stop()
         if self._turn is not None:
-            for stream in self._turn.streams:
-                if not stream.is_done:
-                    self._keeper.keep(stream, "stopped")
+            for stream in self._turn.unfinished:
+                self._keeper.keep(stream, "stopped")
             self._turn = None
         if not self._keeper.write_held():
             log.error("The last answer could not be saved")
@@ -186,6 +186,7 @@ class ChatService(QObject):
         self._store.delete(conversation_id)
         self.engine.forget()
         if conversation_id == self._current:
+            self._deleted_open.add(conversation_id)
             self._current = ""
             remaining = self._store.conversations()
             if remaining:
@@ -195,9 +196,13 @@ class ChatService(QObject):
         self.conversations_changed.emit()
 
     def restore_conversation(self, conversation_id: str) -> None:
+        """Show it again only where it was shown when it was deleted, and nothing is written."""
         self._store.restore(conversation_id)
         self.conversations_changed.emit()
-        self.open_conversation(conversation_id)
+        was_open = conversation_id in self._deleted_open
+        self._deleted_open.discard(conversation_id)
+        if was_open and (self._turn is None or self._turn.is_stopping):
+            self.open_conversation(conversation_id)
 
     # --- turns ---
 
@@ -326,19 +331,8 @@ class ChatService(QObject):
         before = list(itertools.takewhile(lambda m: m.id not in turn.message_ids, path))
         title = self.tr("Summary of the conversation so far:")
         turn.sent = self.context.sent(turn.conversation_id, before, self.system_prompt, title)
-        first = turn.streams[0]
-        self._request(
-            turn,
-            engine.Generate(
-                turn.request_id,
-                turn.sent.messages,
-                self.sampling,
-                self._specs(len(turn.streams)),
-                first.beginning,
-                reasoning=first.thought_before.text,
-                overflow=overflow,
-            ),
-        )
+        specs = self._specs(len(turn.streams))
+        self._request(turn, turn.to_generate(self.sampling, specs, overflow))
 
     def _summarise(self, turn: Turn, count: int) -> None:
         """Let the model say in short what the oldest messages said, before it answers."""
@@ -414,9 +408,7 @@ class ChatService(QObject):
             stream = turn.streams[event.stream]
             turn.tokens = max(turn.tokens, event.completion_tokens)
             self._show_unseen()
-            stream.finish(event.text, event.reasoning, event.reasoning_seconds)
-            stream.state = "stopped" if event.reason == "stopped" else "done"
-            stream.origin = event.origin
+            stream.finish(event)
             self._keeper.keep(stream, stream.state)
             self.message_changed.emit(stream.message_id)
         elif isinstance(event, engine.RequestDone):
@@ -446,10 +438,9 @@ class ChatService(QObject):
     def _break_off(self, turn: Turn, state: MessageState) -> None:
         """The turn ends before it is done: keep its text and say so at the message."""
         self._show_unseen()
-        for stream in turn.streams:
-            if not stream.is_done:
-                self._keeper.keep(stream, state)
-                self.message_changed.emit(stream.message_id)
+        for stream in turn.unfinished:
+            self._keeper.keep(stream, state)
+            self.message_changed.emit(stream.message_id)
         self._end_turn()
 
     def _end_turn(self) -> None:
@@ -462,14 +453,20 @@ class ChatService(QObject):
             return
         if turn.summarised:  # it ended in the middle of that
             self.summarising_changed.emit(False)
-        if turn.is_comparison and self._pending is not None:
-            messages = [self.message(i) for i in self._pending.message_ids]
-            is_whole = all(m.state == "done" and m.origin is not None for m in messages)
-            if is_whole and len({m.content.strip() for m in messages}) > 1:
-                self.comparison_ready.emit(self._pending)
-            else:  # answers alike are no choice; a stopped or broken side is no fair one
-                self.choose(self._pending.message_ids[0])
+        if turn.is_comparison:
+            self._end_comparison(turn)
         self.path_changed.emit(turn.conversation_id)
+
+    def _end_comparison(self, turn: Turn) -> None:
+        """Offer the choice; where there is none, or nobody waits for it, go on with the best."""
+        pending = self._pending
+        shown = pending.message_ids if pending is not None else turn.message_ids
+        sides = [self.message(message_id) for message_id in shown]
+        if pending is not None and turn.is_choice(sides):
+            self.comparison_ready.emit(pending)
+        else:
+            self._store.set_current(turn.conversation_id, best_of(sides).id)
+            self._set_pending(None)
 
     def _show_unseen(self) -> None:
         if self._turn is None:
@@ -490,8 +487,8 @@ class ChatService(QObject):
     def _save_partial(self) -> None:
         if self._turn is None:
             return
-        for stream in self._turn.streams:
-            if not stream.is_done and (stream.text or stream.thought):
+        for stream in self._turn.unfinished:
+            if stream.text or stream.thought:
                 self._keeper.keep(stream, "partial")
 
     def _set_pending(self, pending: PendingComparison | None) -> None:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from desktop_app.inference.engine import TextDelta
+from desktop_app.inference.engine import (
+    Generate,
+    Overflow,
+    SamplingParams,
+    StopReason,
+    StreamDone,
+    StreamSpec,
+    TextDelta,
+)
 from desktop_app.services.conversation_context import NOTHING_SENT, Sent
 from desktop_app.storage.chat_store import (
     NO_REASONING,
@@ -34,8 +43,8 @@ class Streaming:
     """What was thought before ``beginning``."""
     thought: str = ""
     unseen_thought: str = ""
-    is_done: bool = False
-    state: MessageState = "partial"
+    reason: StopReason | None = None
+    """Why it ended."""
     origin: Origin | None = None
     """As the engine tells it."""
     _thinking_since: float | None = None
@@ -46,6 +55,17 @@ class Streaming:
         """A completion that was cut off, written where it broke off."""
         text = message.content
         return cls(message.id, text=text, beginning=text, thought_before=message.reasoning)
+
+    @property
+    def is_done(self) -> bool:
+        return self.reason is not None
+
+    @property
+    def state(self) -> MessageState:
+        """Whole only where the model ended it: where its room ran out, a sentence breaks off."""
+        if self.reason is None:
+            return "partial"
+        return "done" if self.reason in ("end_of_turn", "stop_string") else "stopped"
 
     @property
     def reasoning(self) -> Reasoning:
@@ -72,10 +92,11 @@ class Streaming:
         self.thought += delta.text
         self.unseen_thought += delta.text
 
-    def finish(self, text: str, thought: str, seconds: float) -> None:
+    def finish(self, event: StreamDone) -> None:
         """What the engine says it all was."""
-        self.text, self.is_done = self.beginning + text, True
-        self.thought, self._thinking_seconds = thought, seconds
+        self.text, self.reason = self.beginning + event.text, event.reason
+        self.thought, self._thinking_seconds = event.reasoning, event.reasoning_seconds
+        self.origin = event.origin
 
 
 @dataclass(frozen=True)
@@ -113,8 +134,41 @@ class Turn:
         return bool(self.summary) and self.summaries < MOST_SUMMARIES
 
     @property
-    def message_ids(self) -> set[str]:
-        return {stream.message_id for stream in self.streams}
+    def message_ids(self) -> tuple[str, ...]:
+        return tuple(stream.message_id for stream in self.streams)
+
+    @property
+    def unfinished(self) -> list[Streaming]:
+        return [stream for stream in self.streams if not stream.is_done]
+
+    def to_generate(
+        self, sampling: SamplingParams, specs: tuple[StreamSpec, ...], overflow: Overflow
+    ) -> Generate:
+        """What the engine is asked: to write the completions, or to go on with the first."""
+        first = self.streams[0]
+        return Generate(
+            self.request_id,
+            self.sent.messages,
+            sampling,
+            specs,
+            first.beginning,
+            reasoning=first.thought_before.text,
+            overflow=overflow,
+        )
+
+    def is_choice(self, sides: Sequence[StoredMessage]) -> bool:
+        """Whether choosing between the completions says something.
+
+        What was stopped or broke off is no fair side; what ran out of room is judged by what it
+        is. Answers alike are no choice.
+        """
+        if any(stream.reason in (None, "stopped") for stream in self.streams):
+            return False
+        texts = {side.content.strip() for side in sides}
+        return len(texts) > 1 and all(
+            side.origin is not None and (side.state == "done" or side.content.strip())
+            for side in sides
+        )
 
     def origin_of(self, stream: Streaming, left_out: int) -> Origin | None:
         """How a completion was made, with what was sent: settings may change before it is judged.
@@ -136,6 +190,13 @@ class Turn:
                 text = stream.text[: len(stream.text) - len(stream.unseen)]
                 return replace(message, content=text, reasoning=stream.shown_reasoning)
         return None
+
+
+def best_of(sides: Sequence[StoredMessage]) -> StoredMessage:
+    """What to go on with where there was no choice: a whole text, else any, else the first."""
+    written = [side for side in sides if side.content.strip()]
+    whole = [side for side in written if side.state == "done"]
+    return (whole or written or sides)[0]
 
 
 def title_of(text: str) -> str:

@@ -18,8 +18,8 @@ from desktop_app.storage.database import Database, now
 from finetune.contract.records import Origin
 
 MessageState = Literal["partial", "done", "stopped", "interrupted"]
-"""partial: being written. stopped: the person ended it. interrupted: the engine or the app
-died while it was written."""
+"""partial: being written. stopped: the person ended it, or there was no room for more.
+interrupted: the engine or the app died while it was written."""
 
 
 Overflow = Literal["drop", "stop", "summarise"]
@@ -243,7 +243,9 @@ class ChatStore:
     def is_answered(self, message_id: str) -> bool:
         """Whether the conversation went on behind this message."""
         row = self._database.connection.execute(
-            "SELECT 1 FROM messages WHERE parent_id = ? LIMIT 1", (message_id,)
+            "SELECT 1 FROM messages WHERE parent_id = ? AND conversation_id ="
+            " (SELECT conversation_id FROM messages WHERE id = ?) LIMIT 1",
+            (message_id, message_id),
         ).fetchone()
         return row is not None
 
@@ -261,11 +263,12 @@ class ChatStore:
             """WITH RECURSIVE branch(id, depth) AS (
                 SELECT ?, 0
                 UNION ALL
-                SELECT (SELECT m.id FROM messages m WHERE m.parent_id = branch.id
+                SELECT (SELECT m.id FROM messages m
+                        WHERE m.conversation_id = ? AND m.parent_id = branch.id
                         ORDER BY m.rowid DESC LIMIT 1), depth + 1
                 FROM branch WHERE branch.id IS NOT NULL
             ) SELECT id FROM branch WHERE id IS NOT NULL ORDER BY depth DESC LIMIT 1""",
-            (message_id,),
+            (message_id, conversation_id),
         ).fetchone()[0]
         self._set(conversation_id, "current_message_id", leaf)
 

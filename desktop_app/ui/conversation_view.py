@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from PySide6.QtCore import Signal
+from PySide6.QtGui import QAccessible, QAccessibleAnnouncementEvent
 from PySide6.QtWidgets import QStackedLayout, QWidget
 
 from desktop_app.services.chat_service import ChatService, PendingComparison
@@ -19,7 +20,7 @@ from desktop_app.storage.chat_store import StoredMessage
 from desktop_app.ui.comparison_view import ComparisonView
 from desktop_app.ui.context_mark import ContextMarkRow
 from desktop_app.ui.empty_state import EmptyState
-from desktop_app.ui.message_card import CompletionCard, UserCard
+from desktop_app.ui.message_card import CompletionCard, UserCard, note_of, take_switch
 from desktop_app.ui.theme import Theme
 from desktop_app.ui.virtual_list import RowWidget, VirtualList
 
@@ -59,6 +60,7 @@ class ConversationView(QWidget):
         self._ready: PendingComparison | None = None
         self._mark: ContextMark | None = None
         self._conversation = ""
+        self._awaits_answer = False
         self._keys: list[str] = []
         self._drafts: Drafts = {}
         self.list = VirtualList(self._make_row, self._estimate, theme)
@@ -100,6 +102,7 @@ class ConversationView(QWidget):
 
     def _on_opened(self, conversation_id: str) -> None:
         self._show_rows([])
+        self._awaits_answer = False
         self._conversation = conversation_id
         self._load()
         self.list.scroll_to_end()
@@ -110,6 +113,9 @@ class ConversationView(QWidget):
             self._load()
             if self._last_id != last and self._chat.is_busy:
                 self.list.scroll_to_end()  # the person has asked for something
+            if self._awaits_answer and not self._chat.is_busy and self._pending is None:
+                self._announce(self._spoken(self._last_id))
+            self._awaits_answer = self._chat.is_busy
 
     def _on_text(self, message_id: str, text: str) -> None:
         key = self._key_of(message_id)
@@ -157,12 +163,40 @@ class ConversationView(QWidget):
         if isinstance(row, ComparisonView):
             row.set_ready()
             self.list.row_changed(_key_of_comparison(pending))
+        if pending.conversation_id == self._conversation:
+            self._announce(self.tr("Two answers wait for your choice."))
 
     def _on_feedback(self, message_id: str) -> None:
         row = self.list.row(message_id)
         if isinstance(row, CompletionCard):
             row.refresh_feedback()
             self.list.row_changed(message_id)
+
+    def _show_sibling(self, message_id: str, step: int) -> None:
+        """Show another version; who goes through them by keyboard stays at the switch."""
+        place = list(self._messages).index(message_id)
+        row = self.list.row(message_id)
+        focused = self.window().focusWidget()
+        had_focus = row is not None and focused is not None and row.isAncestorOf(focused)
+        self._chat.show_sibling(message_id, step)
+        if not had_focus:
+            return
+        card = self.list.bring_row(list(self._messages)[place])
+        if isinstance(card, UserCard | CompletionCard):
+            take_switch(card, step)
+            self.list.show_widget(card.siblings)
+
+    # --- for those who hear the page ---
+
+    def _spoken(self, message_id: str) -> str:
+        row = self.list.row(message_id)
+        if isinstance(row, CompletionCard):
+            return row.spoken
+        message = self._messages[message_id]  # scrolled out of sight
+        return note_of(message) or message.content
+
+    def _announce(self, text: str) -> None:
+        QAccessible.updateAccessibility(QAccessibleAnnouncementEvent(self, text))
 
     # --- rows ---
 
@@ -234,6 +268,7 @@ class ConversationView(QWidget):
             return ContextMarkRow(self._theme, self._mark)
         card = self._make_card(self._messages[key])
         card.draft_changed.connect(self.drafts_changed)
+        card.sibling_wanted.connect(self._show_sibling)
         draft = self._drafts.get(self._conversation, {}).pop(key, None)
         if draft is not None:
             card.open_editor(draft)

@@ -38,6 +38,7 @@ class ContextMeter(QWidget):
         super().__init__(parent)
         self._theme = theme
         self._use = ContextUse()
+        self._makes_way = False
         theme.changed.connect(self._fit)
         self._fit()
         self.set_context(self._use)
@@ -45,9 +46,14 @@ class ContextMeter(QWidget):
     def set_context(self, use: ContextUse) -> None:
         """What the open conversation takes."""
         self._use = use
-        self.setVisible(use.total > 0)
+        self.make_way(self._makes_way)
         self._retranslate()
         self.update()
+
+    def make_way(self, makes_way: bool) -> None:
+        """Leave the room to what is needed more, or take it again."""
+        self._makes_way = makes_way
+        self.setVisible(self._use.total > 0 and not makes_way)
 
     def changeEvent(self, event: QEvent) -> None:
         if event.type() == QEvent.Type.LanguageChange:
@@ -152,16 +158,17 @@ class ModelStatus(QWidget):
     Signals:
         restart_requested.
         cancel_requested: the person does not want to wait for it.
+        restart_offered(bool): the button for it came or went.
     """
 
     restart_requested = Signal()
     cancel_requested = Signal()
+    restart_offered = Signal(bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._state = EngineState("starting")
         self._version = ""
-        self._is_narrow = False
         self._words = ElidedLabel("small")
         self.restart = Button("link")
         self.restart.hide()
@@ -189,11 +196,8 @@ class ModelStatus(QWidget):
         elif self.cancel.isHidden() and not self._patience.isActive():
             self._patience.start()
         self._retranslate()
-
-    def set_narrow(self, narrow: bool) -> None:
-        """No room for the button; the notice has one, too."""
-        self._is_narrow = narrow
-        self.restart.setVisible(self._state.status == "failed" and not narrow)
+        self.restart.setVisible(state.status == "failed")
+        self.restart_offered.emit(state.status == "failed")
 
     def set_version(self, name: str) -> None:
         """The name of the active model version."""
@@ -231,7 +235,6 @@ class ModelStatus(QWidget):
         self.restart.setText(self.tr("Restart model"))
         self.cancel.setText(self.tr("Cancel"))
         self.cancel.setAccessibleName(self.tr("Stop loading the model"))
-        self.set_narrow(self._is_narrow)
 
     def _is_loading(self) -> bool:
         return self._state.status in ("checking", "loading")
@@ -313,6 +316,7 @@ class Header(QFrame):
         self.panel_button.clicked.connect(self.panel_toggled)
         self._rename.triggered.connect(self.rename_requested)
         self._delete.triggered.connect(self.delete_requested)
+        self.status.restart_offered.connect(self._make_room)
         theme.changed.connect(self._make_room)
         self._retranslate()
 
@@ -346,7 +350,8 @@ class Header(QFrame):
         self.panel_button.setToolButtonStyle(
             style.ToolButtonTextBesideIcon if button_words else style.ToolButtonIconOnly
         )
-        self.status.set_narrow(not button_words)
+        # Nothing fills the context of a model that is not running; starting it is the way on.
+        self.meter.make_way(not button_words and not self.status.restart.isHidden())
 
     def _retranslate(self) -> None:
         self.set_title(self._title_text)

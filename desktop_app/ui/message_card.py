@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from PySide6.QtCore import QEvent, QRect, QRectF, Qt, Signal
+from PySide6.QtCore import QCoreApplication, QEvent, QRect, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
 from desktop_app.services.chat_service import ChatService
 from desktop_app.services.feedback_service import FeedbackService
 from desktop_app.storage.chat_store import StoredMessage
-from desktop_app.ui.controls import Button, TextLabel
+from desktop_app.ui.controls import Button, IconButton, TextLabel
 from desktop_app.ui.correction_editor import CorrectionEditor
 from desktop_app.ui.message_actions import (
     ROW_HEIGHT,
@@ -41,9 +41,11 @@ class UserCard(RowWidget):
 
     Signals:
         draft_changed: what stands in the editor, or whether there is one.
+        sibling_wanted(message id, step): the previous (-1) or the next (+1) version.
     """
 
     draft_changed = Signal()
+    sibling_wanted = Signal(str, int)
 
     def __init__(self, chat: ChatService, theme: Theme, message: StoredMessage) -> None:
         super().__init__()
@@ -55,15 +57,15 @@ class UserCard(RowWidget):
         self._actions, row = action_row(self)
         self._copy = small_icon_button(theme, "copy")
         self._edit = small_icon_button(theme, "pencil")
-        self._siblings = SiblingSwitch(theme)
+        self.siblings = SiblingSwitch(theme)
         self.answer = Button("plain")
         row.addStretch(1)
-        for widget in (self.answer, self._copy, self._edit, self._siblings):
+        for widget in (self.answer, self._copy, self._edit, self.siblings):
             row.addWidget(widget)
         self.editor: CorrectionEditor | None = None
         self._copy.clicked.connect(self.view.copy_all)
         self._edit.clicked.connect(self.begin_edit)
-        self._siblings.stepped.connect(self._show_sibling)
+        self.siblings.stepped.connect(self._show_sibling)
         self.answer.clicked.connect(self._answer)
         theme.changed.connect(self.update)
         self.view.set_plain(message.content)
@@ -83,7 +85,7 @@ class UserCard(RowWidget):
         self._edit.setEnabled(is_free)
         if self.editor is not None:
             self.editor.allow_saving(is_free)
-        self._siblings.show_place(message.sibling_index, message.sibling_count, is_enabled=is_free)
+        self.siblings.show_place(message.sibling_index, message.sibling_count, is_enabled=is_free)
 
     def begin_edit(self) -> None:
         """Change the text in place; saving asks the turn again as a sibling."""
@@ -168,7 +170,7 @@ class UserCard(RowWidget):
             self._edit.setFocus()
 
     def _show_sibling(self, step: int) -> None:
-        self._chat.show_sibling(self._message.id, step)
+        self.sibling_wanted.emit(self._message.id, step)
 
     def _answer(self) -> None:
         self._chat.answer_again(self._message.id)
@@ -190,9 +192,11 @@ class CompletionCard(RowWidget):
 
     Signals:
         draft_changed: what stands in the editor, or whether there is one.
+        sibling_wanted(message id, step): the previous (-1) or the next (+1) version.
     """
 
     draft_changed = Signal()
+    sibling_wanted = Signal(str, int)
 
     def __init__(
         self, chat: ChatService, feedback: FeedbackService, theme: Theme, message: StoredMessage
@@ -220,7 +224,7 @@ class CompletionCard(RowWidget):
         self._copy = small_icon_button(theme, "copy")
         self._regenerate = small_icon_button(theme, "refresh")
         self._compare = small_icon_button(theme, "columns")
-        self._siblings = SiblingSwitch(theme)
+        self.siblings = SiblingSwitch(theme)
         self.corrected = Button("quiet")
         for widget in (
             self.up,
@@ -228,7 +232,7 @@ class CompletionCard(RowWidget):
             self._copy,
             self._regenerate,
             self._compare,
-            self._siblings,
+            self.siblings,
             self.corrected,
         ):
             row.addWidget(widget)
@@ -243,7 +247,7 @@ class CompletionCard(RowWidget):
         self.again.clicked.connect(self._write_again)
         self.go_on.clicked.connect(self._go_on)
         self._compare.clicked.connect(self._compare_two)
-        self._siblings.stepped.connect(self._show_sibling)
+        self.siblings.stepped.connect(self._show_sibling)
         self.corrected.clicked.connect(self.begin_correction)
         self.reasoning.height_changed.connect(self.height_changed)
         self.view.height_changed.connect(self.height_changed)
@@ -269,8 +273,9 @@ class CompletionCard(RowWidget):
                 self.view.set_markdown(message.content)
             else:
                 self.view.finish()
+        self._copy.setVisible(_has_words(message))
         is_free = not self._chat.is_busy
-        self._siblings.show_place(message.sibling_index, message.sibling_count, is_enabled=is_free)
+        self.siblings.show_place(message.sibling_index, message.sibling_count, is_enabled=is_free)
         for button in (self._regenerate, self._compare, self.again, self.go_on):
             button.setEnabled(is_free)
         self._retranslate_note()
@@ -288,8 +293,11 @@ class CompletionCard(RowWidget):
         self.reasoning.append_text(text)
 
     @property
-    def _has_text(self) -> bool:
-        return bool(self._message.content.strip() or self._message.reasoning.text)
+    def spoken(self) -> str:
+        """What is told to those who hear the page when it is whole: the text as it is shown."""
+        if self._message.state == "interrupted":
+            return note_of(self._message)
+        return " ".join(filter(None, (self.view.toPlainText().strip(), note_of(self._message))))
 
     def refresh_feedback(self) -> None:
         """What stands against this message now."""
@@ -306,14 +314,14 @@ class CompletionCard(RowWidget):
             "negative" if liked is False else "text_muted",
         )
         # Only what a model is known to have written can be judged.
-        is_judgeable = self._message.origin is not None and bool(self._message.content.strip())
+        is_judgeable = self._message.origin is not None and _has_words(self._message)
         self.up.setVisible(is_judgeable)
         self.down.setVisible(is_judgeable)
         self.corrected.setVisible(standing.correction is not None)
         # What was judged stays what it was.
         is_judged = standing.rating is not None or standing.correction is not None
         was_cut_off = self._message.state in ("stopped", "interrupted")
-        can_go_on = was_cut_off and self._has_text and not is_judged
+        can_go_on = was_cut_off and _was_begun(self._message) and not is_judged
         self.go_on.setVisible(can_go_on and not self._chat.is_answered(self._message.id))
 
     @property
@@ -345,7 +353,7 @@ class CompletionCard(RowWidget):
 
     def arrange(self, width: int) -> int:
         is_partial = self._message.state == "partial"
-        has_note = self._message.state in ("stopped", "interrupted")
+        has_note = bool(note_of(self._message))
         words = self._note_text.fontMetrics().horizontalAdvance(self._note_text.text())
         self._note_text.setMaximumWidth(words + 2)
         shown: list[QWidget] = []
@@ -354,7 +362,7 @@ class CompletionCard(RowWidget):
             (self.view, bool(self.view.raw)),
             (self._note, has_note),
             (self.indicator, is_partial),
-            (self._actions, not is_partial and self._has_text),
+            (self._actions, not is_partial),
             (self.editor, True),
         ):
             if widget is not None:
@@ -410,20 +418,14 @@ class CompletionCard(RowWidget):
         self._chat.regenerate(self._message.id, compare=True)
 
     def _show_sibling(self, step: int) -> None:
-        self._chat.show_sibling(self._message.id, step)
+        self.sibling_wanted.emit(self._message.id, step)
 
     def _question(self) -> str:
         return self.tr("What would you have wanted to read?")
 
     def _retranslate_note(self) -> None:
-        if self._message.state == "stopped":
-            text = self.tr("Stopped")
-        elif self._has_text:
-            text = self.tr("The model stopped while writing this.")
-        else:
-            text = self.tr("The model stopped before it wrote anything.")
-        self._note_text.setText(text)
-        self.again.setVisible(self._message.state == "interrupted")
+        self._note_text.setText(note_of(self._message))
+        self.again.setVisible(self._message.state == "interrupted" or not _has_words(self._message))
 
     def _retranslate(self) -> None:
         self.view.setAccessibleName(self.tr("The model's message"))
@@ -441,6 +443,37 @@ class CompletionCard(RowWidget):
         self._retranslate_note()
         if self.editor is not None:
             self.editor.rename(self._question(), self.tr("Save"))
+
+
+def note_of(message: StoredMessage) -> str:
+    """What is to be said of an answer that is not as it should be; "" where it is."""
+    if message.state == "stopped":
+        return QCoreApplication.translate("CompletionCard", "The answer is not finished.")
+    if message.state == "interrupted" and _was_begun(message):
+        return QCoreApplication.translate("CompletionCard", "The model stopped while writing this.")
+    if message.state == "interrupted":
+        return QCoreApplication.translate(
+            "CompletionCard", "The model stopped before it wrote anything."
+        )
+    if message.state == "done" and not _has_words(message):
+        return QCoreApplication.translate("CompletionCard", "The answer is empty.")
+    return ""
+
+
+def take_switch(card: UserCard | CompletionCard, step: int) -> None:
+    """Give the keys to a card's way to its versions: to the direction that was gone, if it goes
+    on there."""
+    back, on = card.siblings.findChildren(IconButton)
+    wanted, other = (back, on) if step < 0 else (on, back)
+    (wanted if wanted.isEnabled() else other).setFocus(Qt.FocusReason.TabFocusReason)
+
+
+def _has_words(message: StoredMessage) -> bool:
+    return bool(message.content.strip())
+
+
+def _was_begun(message: StoredMessage) -> bool:
+    return _has_words(message) or bool(message.reasoning.text)
 
 
 def _stack(widgets: Sequence[QWidget], width: int) -> int:

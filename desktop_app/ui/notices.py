@@ -57,6 +57,7 @@ class Notice(QFrame):
         self._theme = theme
         self._key = key
         self._kind: Kind = kind
+        self._has_actions = bool(actions)
         self.setProperty("kind", "problem" if kind == "problem" else "notice")
         self.setAccessibleName(f"{message} {hint}".strip())
         self._icon = QLabel()
@@ -91,6 +92,11 @@ class Notice(QFrame):
         theme.changed.connect(self._redraw)
         self._redraw()
         self._retranslate()
+
+    @property
+    def weight(self) -> int:
+        """How much it would be missed: most of all a problem with a way on."""
+        return 0 if self._kind != "problem" else 1 + self._has_actions
 
     def leave_after(self, seconds: float) -> None:
         self._timer.start(int(seconds * 1000))
@@ -142,7 +148,8 @@ class NoticeArea(QWidget):
         """Show a card for a while (0: until it is closed), instead of the one of this key."""
         self.dismiss(key)
         while len(self._notices) >= MOST_AT_ONCE:
-            self.dismiss(next(iter(self._notices)))
+            # The oldest of those that are missed least.
+            self.dismiss(min(self._notices, key=lambda shown: self._notices[shown].weight))
         notice = Notice(self._theme, key, kind, message, hint, actions)
         notice.closed.connect(self.dismiss)
         self._notices[key] = notice

@@ -134,7 +134,11 @@ TEMPLATES: Final = (
             "{0} is {1} tokens long, and the model can read {2} at once.",
         )
     ),
+    str(QT_TRANSLATE_NOOP("Sentences", "This message")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The last turn")),
     str(QT_TRANSLATE_NOOP("Sentences", "Shorten it or send it in parts.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "The system prompt is too long for this model.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Shorten it in the settings.")),
     str(
         QT_TRANSLATE_NOOP(
             "Sentences",
@@ -262,6 +266,14 @@ TEMPLATES: Final = (
     ),
     str(QT_TRANSLATE_NOOP("Sentences", "The folder {0} cannot be used: {1}.")),
     str(QT_TRANSLATE_NOOP("Sentences", "Choose another one with --profile-dir.")),
+    str(QT_TRANSLATE_NOOP("Sentences", "Attune cannot write in the folder {0}.")),
+    str(
+        QT_TRANSLATE_NOOP(
+            "Sentences",
+            "Check that it is yours and that the disk is not full, or choose another one with "
+            "--profile-dir.",
+        )
+    ),
     str(QT_TRANSLATE_NOOP("Sentences", "The file {0} in {1} cannot be opened ({2}).")),
     str(
         QT_TRANSLATE_NOOP(

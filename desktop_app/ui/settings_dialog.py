@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from PySide6.QtCore import QEvent, QObject, QSignalBlocker, Qt, QTimer, QUrl, Signal
-from PySide6.QtGui import QDesktopServices, QShowEvent
+from PySide6.QtGui import QAccessible, QAccessibleAnnouncementEvent, QDesktopServices, QShowEvent
 from PySide6.QtWidgets import (
     QComboBox,
     QDialog,
@@ -67,6 +67,7 @@ class SettingsDialog(QDialog):
         self._titles = [TextLabel("heading", wrap=False) for _ in range(3)]
         self._hints: list[TextLabel] = [TextLabel("small") for _ in range(5)]
         self._labels: dict[str, TextLabel] = {}
+        self._is_prompt_too_long = False
 
         self.language = QComboBox()
         self.appearance = QComboBox()
@@ -142,6 +143,7 @@ class SettingsDialog(QDialog):
         self.temperature.valueChanged.connect(self._collect)
         self.max_tokens.valueChanged.connect(self._collect)
         self.system_prompt.textChanged.connect(self._typing.start)
+        self.system_prompt.textChanged.connect(self._say_whether_too_long)
         self.folder_button.clicked.connect(self._show_folder)
         self.close_button.clicked.connect(self.close)
         self._retranslate()
@@ -164,6 +166,7 @@ class SettingsDialog(QDialog):
         if self.system_prompt.toPlainText() != settings.system_prompt:
             self.system_prompt.setPlainText(settings.system_prompt)
         del blockers
+        self._say_whether_too_long()
 
     def showEvent(self, event: QShowEvent) -> None:
         """As high as its contents, and not higher than the screen."""
@@ -246,7 +249,7 @@ class SettingsDialog(QDialog):
             self._settings,
             language=self.language.currentData(),
             appearance=self.appearance.currentData(),
-            system_prompt=self.system_prompt.toPlainText().strip()[:LONGEST_SYSTEM_PROMPT],
+            system_prompt=self._prompt()[:LONGEST_SYSTEM_PROMPT],
             temperature=round(self.temperature.value(), 2),
             max_tokens=self.max_tokens.value(),
             compare_every=self.compare_every.currentData(),
@@ -257,6 +260,20 @@ class SettingsDialog(QDialog):
         if settings != self._settings:
             self._settings = settings
             self.changed.emit(settings)
+
+    def _prompt(self) -> str:
+        return self.system_prompt.toPlainText().strip()
+
+    def _say_whether_too_long(self) -> None:
+        """Beside the field, in place of its hint, and aloud: the rest is not kept."""
+        is_too_long = len(self._prompt()) > LONGEST_SYSTEM_PROMPT
+        if is_too_long == self._is_prompt_too_long:
+            return
+        self._is_prompt_too_long = is_too_long
+        self._retranslate()
+        if is_too_long:
+            said = QAccessibleAnnouncementEvent(self.system_prompt, self._hints[0].text())
+            QAccessible.updateAccessibility(said)
 
     def _show_folder(self) -> None:
         QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._data_folder)))
@@ -282,8 +299,13 @@ class SettingsDialog(QDialog):
             field.setAccessibleName(text)
             if isinstance(field, QComboBox):
                 field.view().setAccessibleName(text)
+        told = self.tr("What the model is told before every conversation.")
+        if self._is_prompt_too_long:
+            told = self.tr("Only the first {0} characters are kept.").format(
+                f"{LONGEST_SYSTEM_PROMPT:,}"
+            )
         hints = (
-            self.tr("What the model is told before every conversation."),
+            told,
             self.tr("Low: predictable answers. High: more varied ones."),
             self.tr("In tokens; a token is about four letters of English or one or two of Korean."),
             self.tr("Now and then two answers are written, and you choose the better one."),

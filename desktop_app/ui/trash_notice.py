@@ -43,6 +43,6 @@ class TrashNotice(QObject):
 
     def _restore(self) -> None:
         deleted, self._deleted = self._deleted, []
-        for conversation_id in deleted:
+        for conversation_id in reversed(deleted):  # the one that was open first comes last
             self._chat.restore_conversation(conversation_id)
         self._feedback.recount()

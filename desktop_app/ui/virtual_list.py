@@ -171,6 +171,12 @@ class VirtualList(QAbstractScrollArea):
             self._stale |= existing
             self._update()
 
+    def bring_row(self, key: str) -> RowWidget | None:
+        """The widget of a row; where it is far from what is in sight, go there to make it."""
+        if key not in self._rows:
+            self.verticalScrollBar().setValue(self._tops[self._index[key]] - EDGE)
+        return self._rows.get(key)
+
     def scroll_to_end(self) -> None:
         """Show the end and stay there."""
         self._is_following = True

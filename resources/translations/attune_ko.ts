@@ -143,10 +143,6 @@
         <translation>어떤 답변을 읽고 싶었나요?</translation>
     </message>
     <message>
-        <source>Stopped</source>
-        <translation>중지됨</translation>
-    </message>
-    <message>
         <source>The model stopped while writing this.</source>
         <translation>모델이 이 답변을 쓰다가 멈췄어요.</translation>
     </message>
@@ -189,6 +185,14 @@
     <message>
         <source>Your correction is kept. Open it.</source>
         <translation>고쳐 쓴 답변을 보관했어요. 열어 보기</translation>
+    </message>
+    <message>
+        <source>The answer is not finished.</source>
+        <translation>답변이 끝나지 않았어요.</translation>
+    </message>
+    <message>
+        <source>The answer is empty.</source>
+        <translation>답변이 비어 있어요.</translation>
     </message>
 </context>
 <context>
@@ -304,6 +308,13 @@
     <message>
         <source>Nothing found</source>
         <translation>찾은 것이 없어요</translation>
+    </message>
+</context>
+<context>
+    <name>ConversationView</name>
+    <message>
+        <source>Two answers wait for your choice.</source>
+        <translation>답변 두 개가 선택을 기다리고 있어요.</translation>
     </message>
 </context>
 <context>
@@ -1143,8 +1154,24 @@
         <translation>{0}의 길이는 {1}토큰인데, 모델은 한 번에 {2}토큰을 읽을 수 있어요.</translation>
     </message>
     <message>
+        <source>This message</source>
+        <translation>이 메시지</translation>
+    </message>
+    <message>
+        <source>The last turn</source>
+        <translation>마지막 차례</translation>
+    </message>
+    <message>
         <source>Shorten it or send it in parts.</source>
         <translation>줄이거나 나누어 보내 주세요.</translation>
+    </message>
+    <message>
+        <source>The system prompt is too long for this model.</source>
+        <translation>이 모델에 쓰기에는 시스템 프롬프트가 너무 길어요.</translation>
+    </message>
+    <message>
+        <source>Shorten it in the settings.</source>
+        <translation>설정에서 줄여 주세요.</translation>
     </message>
     <message>
         <source>The model failed while it was computing; the log says more.</source>
@@ -1369,6 +1396,14 @@
     <message>
         <source>Choose another one with --profile-dir.</source>
         <translation>--profile-dir로 다른 폴더를 지정해 주세요.</translation>
+    </message>
+    <message>
+        <source>Attune cannot write in the folder {0}.</source>
+        <translation>Attune이 {0} 폴더에 쓸 수 없어요.</translation>
+    </message>
+    <message>
+        <source>Check that it is yours and that the disk is not full, or choose another one with --profile-dir.</source>
+        <translation>쓰기 권한이 있는지, 디스크가 가득 차지 않았는지 확인하거나, --profile-dir로 다른 폴더를 지정해 주세요.</translation>
     </message>
     <message>
         <source>The file {0} in {1} cannot be opened ({2}).</source>
@@ -1780,6 +1815,10 @@
     <message>
         <source>What the model is told before every conversation.</source>
         <translation>대화를 시작하기 전에 모델에게 일러두는 말이에요.</translation>
+    </message>
+    <message>
+        <source>Only the first {0} characters are kept.</source>
+        <translation>처음 {0}자까지만 저장돼요.</translation>
     </message>
     <message>
         <source>Low: predictable answers. High: more varied ones.</source>

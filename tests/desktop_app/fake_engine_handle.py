@@ -36,6 +36,7 @@ class FakeEngineHandle:
         self._chat = chat
         self._texts: list[str] = []
         self._thoughts: list[str] = []
+        self._ended: set[int] = set()
         self.is_running = False
         self.request: Generate | None = None
         self.is_stopped = False
@@ -53,6 +54,7 @@ class FakeEngineHandle:
         self.request = request
         self._texts = [""] * len(request.streams)
         self._thoughts = [""] * len(request.streams)
+        self._ended = set()
 
     def stop(self, request: Stop) -> None:
         self.is_stopped = True
@@ -79,22 +81,31 @@ class FakeEngineHandle:
         self._thoughts[stream] += text
         self._tell(TextDelta(self._asked().request_id, stream, text, "reasoning"))
 
-    def finish(self, reason: StopReason = "end_of_turn", thought_for: float = 0.0) -> None:
-        """End all completions of the request; ``thought_for`` is in seconds."""
+    def end(
+        self, stream: int, reason: StopReason = "end_of_turn", thought_for: float = 0.0
+    ) -> None:
+        """End one completion; ``thought_for`` is in seconds."""
         request = self._asked()
-        for stream, text in enumerate(self._texts):
-            spec = request.streams[stream]
-            origin = Origin(
-                model_version=spec.version_id,
-                model_sha256=MODEL.sha256,
-                sampling={**request.sampling.recorded(), "seed": spec.seed},
+        spec, text = request.streams[stream], self._texts[stream]
+        origin = Origin(
+            model_version=spec.version_id,
+            model_sha256=MODEL.sha256,
+            sampling={**request.sampling.recorded(), "seed": spec.seed},
+        )
+        self._ended.add(stream)
+        self._tell(
+            StreamDone(
+                request.request_id, stream, text, reason, len(text), 0.1, origin,
+                self._thoughts[stream], thought_for,
             )
-            self._tell(
-                StreamDone(
-                    request.request_id, stream, text, reason, len(text), 0.1, origin,
-                    self._thoughts[stream], thought_for,
-                )
-            )  # fmt: skip
+        )  # fmt: skip
+
+    def finish(self, reason: StopReason = "end_of_turn", thought_for: float = 0.0) -> None:
+        """End all completions that have not ended, and the request."""
+        request = self._asked()
+        for stream in range(len(self._texts)):
+            if stream not in self._ended:
+                self.end(stream, reason, thought_for)
         self.request = None
         self._tell(RequestDone(request.request_id, 10, 0, 4096))
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from pytestqt.qtbot import QtBot
 
-from desktop_app.app import App, Options
-from desktop_app.paths import open_profile
+from desktop_app.app import App, Options, lock_profile
+from desktop_app.errors import UserError
+from desktop_app.paths import Profile, open_profile
 
 TALKING_APP = Path(__file__).with_name("talking_app.py")
 
@@ -44,6 +45,31 @@ def test_twenty_comparisons_in_new_conversations(app: App, qtbot: QtBot) -> None
         qtbot.wait(5)
     assert app.feedback.collected().comparisons == 20
     assert len(app.chat.conversations()) == 20
+
+
+def test_a_choice_the_disk_does_not_take_is_in_force_and_told(app: App, qtbot: QtBot) -> None:
+    (app.profile.root / ".settings.json.partial").mkdir()  # so that nothing can be written there
+    app.window.zoom(1)
+    assert app.theme.font_scale == pytest.approx(1.1)
+    notice = app.window.notices.notice("problem")
+    assert notice is not None
+    assert notice.accessibleName().startswith("This could not be saved (")
+
+
+def test_the_window_appears_where_the_disk_takes_nothing(qtbot: QtBot, tmp_path: Path) -> None:
+    app = App(open_profile(tmp_path / "profile"), Options(fake_engine=True))
+    qtbot.addWidget(app.window)
+    app.database.connection.execute("PRAGMA query_only = ON")
+    app.start()
+    try:
+        assert app.window.isVisible()
+        notice = app.window.notices.notice("problem")
+        assert notice is not None
+        assert notice.accessibleName().startswith("This could not be saved (")
+        qtbot.waitUntil(lambda: app.chat.engine.state.status == "ready", timeout=20_000)
+    finally:
+        app.close()
+        app.deleteLater()
 
 
 def test_the_correction_is_in_sight_when_a_notice_takes_room(app: App, qtbot: QtBot) -> None:
@@ -80,25 +106,52 @@ def test_a_second_window_on_the_same_profile_is_refused_in_words(tmp_path: Path)
     first = subprocess.Popen([*command, str(tmp_path)])
     try:
         wait_for((tmp_path / "attune.db").exists)
-        program = (
-            "import sys\n"
-            "from PySide6.QtWidgets import QMessageBox\n"
-            "QMessageBox.critical = lambda *a: print('shown:', a[2])\n"
-            "from desktop_app.__main__ import main\n"
-            "sys.exit(main(['--fake-engine', '--profile-dir', sys.argv[1]]))"
-        )
-        second = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        second = start_and_read_the_box(tmp_path)
         assert second.returncode == 1
         assert "open already" in second.stdout
         assert "Traceback" not in second.stderr
     finally:
         first.kill()
         first.wait()
+
+
+def test_a_folder_that_takes_no_lock_is_not_called_open(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    with pytest.raises(UserError) as refusal:
+        lock_profile(Profile(folder))
+    assert refusal.value.message == f"Attune cannot write in the folder {folder}."
+    folder.mkdir()
+    lock = lock_profile(Profile(folder))
+    with pytest.raises(UserError, match="open already"):
+        lock_profile(Profile(folder))
+    lock.unlock()
+
+
+@pytest.mark.parametrize("in_the_way", ["logs/app.log", "models/versions"])
+def test_a_profile_that_cannot_be_begun_is_a_sentence_and_a_code(
+    tmp_path: Path, in_the_way: str
+) -> None:
+    """A folder stands where the log belongs, or a file where a folder belongs."""
+    place = open_profile(tmp_path).root / in_the_way
+    place.mkdir() if place.suffix else place.touch()
+    result = start_and_read_the_box(tmp_path)
+    assert result.returncode == 1
+    assert f"The folder {tmp_path} cannot be used: " in result.stdout
+    assert result.stderr.count("\n") == 1, result.stderr
+
+
+def start_and_read_the_box(profile: Path) -> subprocess.CompletedProcess[str]:
+    """Start Attune, which refuses; what its message box would say is on stdout."""
+    program = (
+        "import sys\n"
+        "from PySide6.QtWidgets import QMessageBox\n"
+        "QMessageBox.critical = lambda *a: print('shown:', a[2])\n"
+        "from desktop_app.__main__ import main\n"
+        "sys.exit(main(['--fake-engine', '--profile-dir', sys.argv[1]]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, str(profile)], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")

@@ -79,3 +79,19 @@ def test_a_last_message_that_fills_the_room_goes_alone() -> None:
     fitted = fit(messages, encode, 100, 30)
     assert fitted.dropped == 8
     assert len(fitted.ids) == 81
+
+
+@pytest.mark.parametrize("question", ["hi", "word " * 40])
+def test_a_system_prompt_that_leaves_no_room_is_what_has_to_be_shortened(question: str) -> None:
+    long = Message("system", "word " * 90)
+    with pytest.raises(InputError, match=r"^The system prompt is too long .* in the settings"):
+        fit([long, *talk(3), Message("user", question)], encode, 100, 30)
+
+
+def test_a_message_is_as_long_as_it_is_without_the_system_prompt() -> None:
+    long = [SYSTEM, *talk(3), Message("assistant", "yes"), Message("user", "word " * 500)]
+    with pytest.raises(InputError, match="This message is 501 tokens long"):
+        fit(long, encode, 100, 30)
+    long[-1] = Message("user", "word " * 82)  # it would fit but for the three tokens of that
+    with pytest.raises(InputError, match="This message is 83 tokens long"):
+        fit(long, encode, 100, 30)

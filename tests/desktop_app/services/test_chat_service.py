@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from desktop_app.inference.engine_client import EngineClient, engine_command
 from desktop_app.services.chat_service import ChatService, PendingComparison
 from desktop_app.services.engine_service import EngineState
 from desktop_app.services.feedback_service import FeedbackService
-from desktop_app.services.turn import Streaming
-from desktop_app.storage.chat_store import ChatStore
+from desktop_app.services.turn import Streaming, best_of
+from desktop_app.storage.chat_store import ChatStore, MessageState, StoredMessage
 from desktop_app.storage.database import Database
 from desktop_app.storage.feedback_store import FeedbackStore
 from finetune.contract.chat_template import Message
@@ -176,7 +177,8 @@ def test_a_dead_engine_is_told_its_text_kept_and_it_is_started_again(
     talk.chat.regenerate(answer.id)
     talk.wait_idle()
     again = talk.chat.messages(talk.chat.current_conversation)[1]
-    assert (again.state, again.sibling_count) == ("done", 2)
+    # Its words are more than there is room for.
+    assert (again.state, again.sibling_count) == ("stopped", 2)
 
 
 def test_two_crashes_while_loading_end_the_attempts(open_talk: Callable[..., Talk]) -> None:
@@ -274,6 +276,48 @@ def test_answers_alike_are_no_choice(talk: Talk) -> None:
     assert talk.texts() == ["word", "You said: word"]
 
 
+def test_an_answer_that_ran_out_of_room_is_not_whole_and_goes_on(talk: Talk) -> None:
+    talk.chat.sampling = replace(talk.chat.sampling, max_tokens=4)
+    talk.ask("one two three four five")
+    cut = talk.chat.messages(talk.chat.current_conversation)[1]
+    assert (cut.state, len(cut.content.split())) == ("stopped", 4)
+    talk.chat.sampling = replace(talk.chat.sampling, max_tokens=40)
+    talk.chat.go_on(cut.id)
+    talk.wait_idle()
+    whole = talk.chat.message(cut.id)
+    assert whole.state == "done"
+    assert whole.content.startswith(cut.content)
+    assert len(whole.content) > len(cut.content)
+
+
+def test_sides_that_ran_out_of_room_are_judged_by_what_they_are(talk: Talk) -> None:
+    talk.chat.sampling = replace(talk.chat.sampling, max_tokens=4)
+    talk.chat.send("one two three four five", compare=True)
+    talk.wait_idle()
+    pending = talk.chat.pending_comparison
+    assert pending is not None
+    assert [talk.chat.message(i).state for i in pending.message_ids] == ["stopped"] * 2
+
+
+@pytest.mark.parametrize(
+    ("sides", "best"),
+    [
+        ([("", "stopped"), ("Half a", "stopped"), ("Whole.", "done")], 2),
+        ([("", "done"), ("Half a", "interrupted")], 1),
+        ([(" ", "stopped"), ("", "stopped")], 0),
+        ([("One.", "done"), ("Two.", "done")], 0),
+    ],
+)
+def test_where_there_was_no_choice_the_best_side_is_gone_on_with(
+    sides: list[tuple[str, MessageState]], best: int
+) -> None:
+    messages = [
+        StoredMessage(str(place), "c", None, "assistant", text, state, None, "now")
+        for place, (text, state) in enumerate(sides)
+    ]
+    assert best_of(messages).id == str(best)
+
+
 def test_what_the_model_saw_is_known_before_an_answer_is_judged(talk: Talk) -> None:
     """Not with the first side of a comparison already: the end of the request tells it."""
     known: list[bool] = []
@@ -309,6 +353,38 @@ def test_deleting_a_conversation_can_be_undone(talk: Talk) -> None:
     talk.chat.restore_conversation(conversation)
     assert talk.chat.current_conversation == conversation
     assert talk.texts()[0] == "keep me"
+
+
+def test_undoing_a_deletion_leaves_an_answer_that_is_written_alone(talk: Talk) -> None:
+    talk.ask("keep me")
+    deleted = talk.chat.current_conversation
+    talk.chat.delete_conversation(deleted)
+    talk.chat.send("!long words words words")
+    talk.chat.restore_conversation(deleted)
+    assert talk.chat.current_conversation != deleted
+    assert talk.chat._turn is not None
+    assert not talk.chat._turn.is_stopping
+    assert deleted in [conversation.id for conversation in talk.chat.conversations()]
+    talk.chat.stop()
+    talk.wait_idle()
+
+
+def test_what_was_deleted_while_it_was_written_is_shown_again(talk: Talk) -> None:
+    talk.chat.send("!long words words words")
+    deleted = talk.chat.current_conversation
+    talk.chat.delete_conversation(deleted)
+    talk.chat.restore_conversation(deleted)  # its answer is only just ending
+    assert talk.chat.current_conversation == deleted
+    talk.wait_idle()
+
+
+def test_what_was_deleted_beside_the_open_one_comes_back_beside_it(talk: Talk) -> None:
+    talk.ask("one")
+    beside = talk.chat.current_conversation
+    shown = talk.chat.new_conversation()
+    talk.chat.delete_conversation(beside)
+    talk.chat.restore_conversation(beside)
+    assert talk.chat.current_conversation == shown
 
 
 def test_an_unexpected_failure_of_one_request_leaves_the_engine_alive(talk: Talk) -> None:

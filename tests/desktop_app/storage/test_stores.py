@@ -71,6 +71,30 @@ def test_going_back_to_a_sibling_shows_its_newest_continuation(chats: ChatStore)
     assert chats.conversation(conversation.id).current_message_id == newest.id
 
 
+def test_steps_in_a_conversation_do_not_look_through_all_messages(
+    chats: ChatStore, database: Database
+) -> None:
+    conversation = chats.create_conversation()
+    asked = chats.add_message(conversation.id, None, "user", "a")
+    answered = chats.add_message(conversation.id, asked.id, "assistant", "b")
+    statements: list[str] = []
+    database.connection.set_trace_callback(statements.append)
+    assert chats.is_answered(asked.id)
+    assert not chats.is_answered(answered.id)
+    chats.set_current(conversation.id, asked.id)
+    chats.path(conversation.id)
+    chats.siblings(answered.id)
+    database.connection.set_trace_callback(None)
+    read = [text for text in statements if "messages" in text]
+    assert len(read) > 4
+    for statement in read:
+        plan = database.connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        steps = [row["detail"] for row in plan]
+        assert not [
+            step for step in steps if step.split()[:2] in (["SCAN", "m"], ["SCAN", "messages"])
+        ]
+
+
 def test_the_trash_gives_back_and_hides(chats: ChatStore) -> None:
     conversation = chats.create_conversation()
     chats.add_message(conversation.id, None, "user", "find this needle")

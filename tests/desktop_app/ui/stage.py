@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import QSize
+from PySide6.QtCore import QSize, Qt
+from PySide6.QtWidgets import QAbstractButton
 from pytestqt.qtbot import QtBot
 
 from desktop_app.services.chat_service import ChatService
@@ -96,3 +97,16 @@ class Stage:
             if isinstance(row, ComparisonView):
                 return "".join(side.view.raw for side in row.sides)
         return self.card().view.raw
+
+
+def click(qtbot: QtBot, button: QAbstractButton) -> None:
+    assert button.isVisible()
+    assert button.isEnabled()
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def named(stage: Stage, index: int, name: str) -> QAbstractButton:
+    """A button of a message by its accessible name."""
+    row = stage.view.list.row(stage.messages()[index].id)
+    assert row is not None
+    return next(b for b in row.findChildren(QAbstractButton) if b.accessibleName() == name)

@@ -119,6 +119,49 @@ def test_a_stopped_comparison_becomes_a_plain_completion(stage: Stage) -> None:
     assert stage.card().isVisible()
 
 
+@pytest.mark.parametrize("is_left", [False, True])
+def test_a_stopped_comparison_goes_on_with_the_whole_side(stage: Stage, is_left: bool) -> None:
+    """Whatever the lot says, and also where the conversation was left."""
+    conversation = stage.chat.current_conversation
+    for whole in (0, 1, 0, 1):
+        stage.chat.send("Which?", compare=True)
+        stage.say("The whole one.", whole)
+        stage.engine.end(whole)
+        stage.say("Half", 1 - whole)
+        if is_left:
+            stage.fill(2)
+        stage.chat.stop()
+        stage.engine.finish("stopped")
+        stage.chat.open_conversation(conversation)
+        assert stage.chat.pending_comparison is None
+        assert stage.messages()[-1].content == "The whole one."
+        assert stage.card().isVisible()
+
+
+def test_a_side_that_ran_out_of_room_can_be_chosen(stage: Stage, qtbot: QtBot) -> None:
+    stage.chat.send("Which?", compare=True)
+    stage.say("The whole one.", 0)
+    stage.engine.end(0)
+    stage.say("A long one that", 1)
+    stage.engine.finish("max_tokens")
+    qtbot.keyClick(stage.comparison(), Qt.Key.Key_1)
+    assert record(stage).verdict == "ordered"
+
+
+def test_a_side_without_words_that_ran_out_of_room_is_no_choice(stage: Stage) -> None:
+    stage.chat.send("Which?", compare=True)
+    stage.say("The whole one.", 0)
+    stage.engine.end(0)
+    stage.engine.finish("context_full")
+    assert stage.chat.pending_comparison is None
+    assert stage.messages()[-1].content == "The whole one."
+
+
+def test_a_comparison_that_waits_is_announced(stage: Stage, heard: list[str]) -> None:
+    stage.turn("Which?", "The first one.", "The second one.")
+    assert heard == ["Two answers wait for your choice."]
+
+
 def test_an_older_completion_can_be_compared_with_new_ones(stage: Stage, qtbot: QtBot) -> None:
     stage.turn("Hello", "Hi!")
     stage.chat.regenerate(stage.messages()[-1].id, compare=True)

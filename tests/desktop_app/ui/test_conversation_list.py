@@ -184,6 +184,36 @@ def test_several_deletions_come_back_together_and_a_held_key_deletes_one(
     assert set(titles(home)) == before
 
 
+def test_undoing_several_deletions_shows_what_was_open_before_them(home: Home) -> None:
+    for name in ("One", "Two", "Three"):
+        home.add_conversation(name)
+    ids = {c.title: c.id for c in home.chat.conversations()}
+    home.chat.open_conversation(ids["Two"])
+    for _ in range(2):  # the second one is what was opened instead of the first
+        home.window.conversations.delete(home.chat.current_conversation)
+    notice = home.window.notices.notice("deleted")
+    assert notice is not None
+    button(notice, "Undo").click()
+    assert home.chat.current_conversation == ids["Two"]
+
+
+def test_undo_does_not_stop_an_answer_that_is_written_elsewhere(home: Home) -> None:
+    home.add_conversation("Precious")
+    home.chat.open_conversation(home.chat.conversations()[0].id)
+    home.window.conversations.delete(home.chat.current_conversation)
+    elsewhere = home.chat.current_conversation
+    home.engine.is_held = True
+    home.chat.send("one two three")
+    notice = home.window.notices.notice("deleted")
+    assert notice is not None
+    button(notice, "Undo").click()
+    assert "Precious" in titles(home)
+    assert home.chat.current_conversation == elsewhere
+    home.engine.is_held = False
+    home.qtbot.waitUntil(lambda: not home.chat.is_busy)
+    assert home.chat.messages(elsewhere)[-1].state == "done"
+
+
 def test_feedback_of_deleted_conversations_is_not_counted(home: Home) -> None:
     home.like(4)
     page = home.window.panel.learning_page

@@ -16,7 +16,7 @@ from desktop_app.ui.correction_editor import CorrectionEditor
 from desktop_app.ui.message_card import CompletionCard
 from desktop_app.ui.theme import Theme
 from desktop_app.ui.virtual_list import ROWS_AROUND
-from tests.desktop_app.ui.stage import Stage
+from tests.desktop_app.ui.stage import Stage, click, named
 
 
 @pytest.fixture
@@ -24,19 +24,6 @@ def stage(qtbot: QtBot, tmp_path: Path, theme: Theme) -> Iterator[Stage]:
     stage = Stage(qtbot, tmp_path, theme)
     yield stage
     stage.close()
-
-
-def click(qtbot: QtBot, button: QAbstractButton) -> None:
-    assert button.isVisible()
-    assert button.isEnabled()
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
-
-
-def named(stage: Stage, index: int, name: str) -> QAbstractButton:
-    """A button of a message by its accessible name."""
-    row = stage.view.list.row(stage.messages()[index].id)
-    assert row is not None
-    return next(b for b in row.findChildren(QAbstractButton) if b.accessibleName() == name)
 
 
 def scroll(stage: Stage, notches: int) -> None:

@@ -142,6 +142,40 @@ def test_the_same_problem_again_is_one_notice(home: Home) -> None:
     assert home.window.notices.keys() == ["problem"]
 
 
+def test_a_problem_with_a_way_on_is_the_last_to_make_room(qtbot: QtBot, home: Home) -> None:
+    home.engine.fail("The file is damaged.")
+    notices = home.window.notices
+    qtbot.waitUntil(lambda: notices.keys() == ["engine"])
+    notices.show_notice("one", "One")
+    notices.show_notice("two", "Two", seconds=0)
+    assert notices.keys() == ["engine", "two"]
+    home.window.show_problem("This could not be saved.")
+    assert notices.keys() == ["engine", "problem"]
+    notices.show_notice("three", "Three", kind="problem")
+    assert notices.keys() == ["engine", "three"]
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_the_way_on_is_in_the_header_of_the_smallest_window_too(
+    qtbot: QtBot, open_home: Callable[..., Home], language: str
+) -> None:
+    settings = Settings(language=language, font_scale=2.0)  # type: ignore[arg-type]
+    home = open_home(settings=settings)
+    window = home.window
+    window.resize(window.minimumSize())
+    press(home, "panel")
+    before = window.size()
+    home.engine.fail("The file is damaged.")
+    qtbot.waitUntil(window.header.status.restart.isVisible)
+    window.notices.dismiss("engine")
+    restart = window.header.status.restart
+    qtbot.waitUntil(lambda: restart.width() >= restart.sizeHint().width())
+    assert window.size() == before
+    restart.click()
+    qtbot.waitUntil(lambda: home.chat.engine.state.status == "ready")
+    assert window.header.meter.isVisible()
+
+
 def test_a_thumb_can_be_taken_back_by_key_and_by_notice(qtbot: QtBot, home: Home) -> None:
     message = home.add_conversation("Talk")
     home.feedback.rate(message, True)

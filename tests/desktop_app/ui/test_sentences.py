@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QCoreApplication, QTranslator
 from pytestqt.qtbot import QtBot
 
+from desktop_app.inference.fitting import fit
 from desktop_app.ui.sentences import in_our_language, template_of
 from finetune import evaluate
-from finetune.contract.chat_template import TrainingExample
+from finetune.contract.chat_template import Message, TrainingExample
+from finetune.contract.errors import InputError
 from finetune.contract.events import Event, Note, RunDone, RunFailed
 from finetune.contract.recipe import Recipe
 from finetune.data import Dataset, Part, Prompt, RankedPrompt
@@ -123,6 +125,21 @@ def test_what_the_trainer_says_is_translated_with_its_parts(loud: None, tmp_path
         translated = in_our_language(text)
         assert translated.upper() == text.upper()
         assert set(re.findall("[a-z]+", translated)) <= {"loss"}, text  # that is a figure's name
+
+
+@pytest.mark.parametrize("overlong", ["system", "user", "assistant"])
+def test_what_is_too_long_is_translated_with_its_subject(loud: None, overlong: str) -> None:
+    talk = [Message("system", "Be kind"), Message("user", "Hello"), Message("assistant", "Hi")]
+    talk = talk[: [m.role for m in talk].index(overlong) + 1]
+    if overlong == "system":
+        talk.append(Message("user", "Hello"))
+
+    def encode(messages: Sequence[Message]) -> list[int]:
+        return [0 for m in messages for _ in range(200 if m.role == overlong else 1)]
+
+    with pytest.raises(InputError) as refusal:
+        fit(talk, encode, 100, 30)
+    assert in_our_language(str(refusal.value)) == str(refusal.value).upper()
 
 
 def test_names_are_no_reasons(loud: None) -> None:

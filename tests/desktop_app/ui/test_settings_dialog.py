@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
 from desktop_app.settings import Settings
-from desktop_app.ui.settings_dialog import SettingsDialog
+from desktop_app.ui.settings_dialog import LONGEST_SYSTEM_PROMPT, SettingsDialog
 from tests.desktop_app.ui.home import Home
 
 
@@ -103,6 +103,22 @@ def test_the_system_prompt_is_kept_after_a_pause_or_on_closing(
     dialog.system_prompt.setPlainText("Be kind.")
     qtbot.keyClick(dialog, Qt.Key.Key_Escape)
     assert home.settings.system_prompt == "Be kind."
+
+
+def test_what_is_not_kept_of_the_system_prompt_is_said_at_once(
+    qtbot: QtBot, home: Home, dialog: SettingsDialog
+) -> None:
+    field, hint = dialog.system_prompt, dialog._hints[0]
+    usual = hint.text()
+    field.setPlainText("a" * LONGEST_SYSTEM_PROMPT + "\n")  # what is empty at its end is not meant
+    assert hint.text() == usual
+    field.insertPlainText("b")
+    assert hint.text() == "Only the first 4,000 characters are kept."
+    dialog.close()
+    assert home.settings.system_prompt == "b" + "a" * (LONGEST_SYSTEM_PROMPT - 1)
+    home.window.show_settings()
+    assert field.toPlainText() == home.settings.system_prompt
+    assert hint.text() == usual
 
 
 def test_what_was_changed_elsewhere_is_shown(home: Home, dialog: SettingsDialog) -> None:
