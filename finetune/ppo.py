@@ -223,10 +223,7 @@ def _learn(
         rewards, old_values, mask, gamma=recipe.gamma, lam=recipe.lam
     )
     explained = float(rl_math.explained_variance(old_values, returns, mask))
-    scores = rollouts.scores
-    alike = len(scores) > 1 and float(scores.max() - scores.min()) < rl_math.NEGLIGIBLE
-    if alike or at < recipe.value_warmup_steps:
-        # Where no completion is better than another, what is left to follow is the values' error.
+    if at < recipe.value_warmup_steps:
         # Monte-Carlo returns: lambda-returns of an untrained head would teach it its own zeros.
         _, returns = rl_math.advantages_and_returns(
             rewards, old_values, mask, gamma=recipe.gamma, lam=1.0
@@ -234,6 +231,9 @@ def _learn(
         loss = _fit_values(values, rollouts.hidden, returns, mask, recipe.value_learning_rate)
         return {"value_loss": loss, "explained_variance": explained}
     advantages = rl_math.whiten(advantages, mask)
+    if len(mask) > 1 and float(rollouts.scores.max() - rollouts.scores.min()) < rl_math.NEGLIGIBLE:
+        # No completion is better than another: whitened, the value head's error would be the taste.
+        advantages = torch.zeros_like(advantages)
 
     totals = {"policy_loss": 0.0, "value_loss": 0.0, "clip_fraction": 0.0, "ratio": 0.0}
     updates = 0

@@ -111,7 +111,7 @@ def test_preferences_alone_give_ppo_on_the_base(runs: Runs) -> None:
 
 
 def test_a_reward_model_that_misreads_the_person_leaves_ppo_out(runs: Runs) -> None:
-    done = runs.run(runs.prepare("a", feedback(40), reward={"min_accuracy": 1.0, "epochs": 1,
+    done = runs.run(runs.prepare("a", feedback(80), reward={"min_accuracy": 1.0, "epochs": 1,
                                                            "learning_rate": 0.0}))  # fmt: skip
     assert "ppo" not in done.stages
     assert "no better than chance" in runs.notes()
