@@ -17,12 +17,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _no_window_outlives_its_test() -> Iterator[None]:
-    """Windows and their language end with their test: a later one's is none of theirs.
+    """Windows, their language and font end with their test: a later one's is none of theirs.
 
     Left to the interpreter's end, they would be torn down in an order that Qt does not bear.
     """
     yield
     from PySide6.QtCore import QCoreApplication, QEvent, QTranslator
+    from PySide6.QtGui import QFontDatabase
     from PySide6.QtWidgets import QApplication
 
     application = QApplication.instance()
@@ -38,6 +39,8 @@ def _no_window_outlives_its_test() -> Iterator[None]:
         translator.deleteLater()
     if not windows:
         return
+    # A theme starts from the application's font, which the one before it may have enlarged.
+    QApplication.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.GeneralFont))
     # The offscreen clipboard is a static of Qt: data made by Python must not outlive Python.
     QApplication.clipboard().clear()
 
