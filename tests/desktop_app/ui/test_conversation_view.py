@@ -481,9 +481,6 @@ def test_icons_below_a_message_are_of_one_size_and_grow_with_the_text(
     assert sizes() == {24}
 
 
-# --- keyboard ---
-
-
 def test_tab_goes_through_everything_in_the_order_it_is_seen(stage: Stage, qtbot: QtBot) -> None:
     stage.fill(30)
     scroll(stage, 40)  # rows above are made later than those below
@@ -495,8 +492,7 @@ def test_tab_goes_through_everything_in_the_order_it_is_seen(stage: Stage, qtbot
         focused = QApplication.focusWidget()
         assert focused is not None
         assert focused.accessibleName()
-        bar = stage.view.list.verticalScrollBar()
         top = focused.mapTo(stage.view.list.viewport(), QPoint()).y()
         assert -focused.height() < top < stage.view.list.viewport().height()
-        places.append(top + bar.value())
+        places.append(top + stage.view.list.verticalScrollBar().value())
     assert places == sorted(places)
